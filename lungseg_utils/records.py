@@ -1,0 +1,117 @@
+"""Records beside every output: what made it, and whether it may be used again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from lungseg_utils.errors import StaleOutputError
+
+_ABSENT = "(absent)"
+
+
+def write_atomically(path: Path | str, write: Callable[[Path], None]) -> Path:
+    """Write a file under a temporary name and rename it, so that it is whole or absent.
+
+    Args:
+        path: Final name; its folder is made where missing.
+        write: Called with the temporary path, which has the final name's suffixes.
+
+    Returns:
+        The final path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".partial-", suffix="-" + path.name, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        # mkstemp makes files private; a result is as readable as any file of the user's.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path | str, data: dict) -> Path:
+    """Write a dictionary as readable JSON, atomically."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path | str) -> dict:
+    """Read a JSON file written by `write_json`."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def file_sha256(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(values: object) -> str:
+    """SHA-256 of a value's canonical JSON: the same for equal values on every machine."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def differing(old: dict, new: dict) -> dict[str, tuple[object, object]]:
+    """List what differs between two records, nested keys joined by dots.
+
+    Returns:
+        For each differing key its old and its new value.
+    """
+    flat_old, flat_new = _flatten(old), _flatten(new)
+    keys = [*flat_old, *(key for key in flat_new if key not in flat_old)]
+    return {
+        key: (flat_old.get(key, _ABSENT), flat_new.get(key, _ABSENT))
+        for key in keys
+        if flat_old.get(key, _ABSENT) != flat_new.get(key, _ABSENT)
+    }
+
+
+def check_reusable(
+    record: dict, wanted: dict, what: str, advice: str, ignore: Collection[str] = ()
+) -> None:
+    """Refuse to reuse an output whose record differs from what is wanted now.
+
+    Args:
+        record: What the existing output was made with.
+        wanted: What is asked for now.
+        what: The output's name for the message, such as `prepared/256`.
+        advice: What the user can do: another name, or overwriting.
+        ignore: Flattened keys that may differ.
+
+    Raises:
+        StaleOutputError: The two differ; the message names each differing value.
+    """
+    # A round trip through JSON makes tuples and lists compare equal.
+    changes = differing(record, json.loads(json.dumps(wanted)))
+    changes = {key: values for key, values in changes.items() if key not in ignore}
+    if changes:
+        listed = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changes.items())
+        raise StaleOutputError(
+            f"{what} can only be continued with the parameters and inputs it was made from.",
+            listed,
+            advice,
+        )
+
+
+def _flatten(values: dict, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat.update(_flatten(value, name + "."))
+        else:
+            flat[name] = value
+    return flat

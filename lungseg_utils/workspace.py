@@ -1,0 +1,143 @@
+"""Where every file lives: the workspace, on Drive in Colab and in a folder elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lungseg_utils.errors import LungsegError
+
+DRIVE_MOUNT = "/content/drive"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths of everything the series reads and writes.
+
+    Args:
+        root: Kept between sessions: on Drive in Colab. Few, large files.
+        scratch: On the local disk, may vanish with the machine: unpacked data.
+    """
+
+    root: Path
+    scratch: Path
+
+    @property
+    def downloads(self) -> Path:
+        """What was fetched, as it came, and the record of where it came from."""
+        return self.root / "downloads"
+
+    @property
+    def source_record(self) -> Path:
+        """Which source the data came from, so that a fresh machine can fetch it again."""
+        return self.downloads / "source.json"
+
+    @property
+    def raw(self) -> Path:
+        """Unpacked bundles, a folder a source."""
+        return self.scratch / "raw"
+
+    def prepared(self, size: int) -> Path:
+        """Arrays of all cases resized to `size` pixels."""
+        return self.root / "prepared" / str(size)
+
+    def stitched(self, size: int) -> Path:
+        """Archive of X-ray and mask side by side, `size` × 2·`size` pixels each."""
+        return self.root / "stitched" / f"{size}.zip"
+
+    @property
+    def runs(self) -> Path:
+        """Training runs, a folder each."""
+        return self.root / "runs"
+
+    def run(self, name: str) -> Path:
+        """One training run."""
+        if not name or Path(name).name != name or name in {".", ".."}:
+            raise LungsegError(
+                "A run's name is a single folder name.",
+                repr(name),
+                "Choose a name such as 'unet' or 'unet-clahe', without slashes.",
+            )
+        return self.runs / name
+
+    @property
+    def reports(self) -> Path:
+        """Tables and figures of the evaluation."""
+        return self.root / "reports"
+
+    @property
+    def segmented(self) -> Path:
+        """Masks of the user's own X-rays."""
+        return self.root / "segmented"
+
+    @property
+    def cleaned(self) -> Path:
+        """The cleaned secondary image set."""
+        return self.root / "cleaned"
+
+
+def in_colab() -> bool:
+    """Whether this Python runs in Google Colab."""
+    return bool(importlib.util.find_spec("google")) and bool(
+        importlib.util.find_spec("google.colab")
+    )
+
+
+def mount_drive(mount_point: str = DRIVE_MOUNT) -> Path:
+    """Mount Google Drive in Colab.
+
+    Returns:
+        The folder "My Drive".
+
+    Raises:
+        LungsegError: This is not Colab.
+    """
+    if not in_colab():
+        raise LungsegError(
+            "Google Drive can be mounted in Colab only.",
+            "a Python outside Colab",
+            "Pass a folder of this machine as WORKSPACE instead.",
+        )
+    from google.colab import drive
+
+    drive.mount(mount_point)
+    return Path(mount_point) / "MyDrive"
+
+
+def open_workspace(path: str | Path = "", drive: str = DRIVE_MOUNT) -> Workspace:
+    """Open the workspace, making its folder where it is new.
+
+    Args:
+        path: The folder. Empty: `MyDrive/lungseg` where Drive is mounted in Colab, else
+            `./workspace`.
+        drive: Where Drive is mounted.
+
+    Raises:
+        LungsegError: The folder cannot be made or written to.
+    """
+    my_drive = Path(drive) / "MyDrive"
+    if path:
+        root = Path(path).expanduser().resolve()
+    elif in_colab() and my_drive.is_dir():
+        root = my_drive / "lungseg"
+    else:
+        root = Path("workspace").resolve()
+    scratch = Path(tempfile.gettempdir()) / "lungseg_scratch" if in_colab() else root / "scratch"
+    for folder in (root, scratch):
+        _make_writable(folder)
+    return Workspace(root, scratch)
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise LungsegError(
+            "The workspace must be a folder that can be written to.",
+            f"{folder} ({error.strerror})",
+            "Choose another WORKSPACE, or free space and permissions there.",
+        ) from error
