@@ -1,0 +1,152 @@
+"""What happens beside the training steps: progress, checkpoints, early stopping."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import keras
+import pandas as pd
+from tqdm.auto import tqdm
+
+from lungseg_utils.checkpoints import LAST, Progress, save_checkpoint
+from lungseg_utils.errors import TrainingDivergedError
+from lungseg_utils.records import write_atomically
+
+MONITOR = "val_dice"
+BEST = "best.weights.h5"
+HISTORY = "history.csv"
+
+# The first steps trace the graph and fill caches; they say nothing about the rest.
+_WARM_STEPS = 3
+_TIMED_STEPS = 8
+
+
+class EpochClock(keras.callbacks.Callback):
+    """Tells a data set which epoch it is, since batches follow from seed, epoch and index."""
+
+    def __init__(self, dataset) -> None:
+        super().__init__()
+        self.dataset = dataset
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Set the epoch before its first batch is drawn."""
+        self.dataset.epoch = epoch
+
+
+class DivergenceGuard(keras.callbacks.Callback):
+    """Stops with an error as soon as the loss is no longer finite."""
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Check the running loss."""
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(
+                "The loss must stay finite.",
+                f"a loss of {loss} at step {batch + 1}",
+                "Lower LEARNING_RATE, or set PRECISION to 'float32'; the run goes on from its "
+                "last whole epoch.",
+            )
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """One bar over all steps of a training, and an estimate of its time after a few."""
+
+    def __init__(self, steps: int, epochs: int, first_epoch: int) -> None:
+        super().__init__()
+        self.steps, self.epochs, self.first_epoch = steps, epochs, first_epoch
+        self.bar: tqdm | None = None
+        self.seen = 0
+        self.started = 0.0
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Show the bar."""
+        self.bar = tqdm(
+            total=self.steps * self.epochs,
+            initial=self.steps * self.first_epoch,
+            desc="Training",
+            unit="step",
+            mininterval=1.0,
+        )
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Advance by a step; print the estimate once enough steps were timed."""
+        self.bar.update(1)
+        self.seen += 1
+        if self.seen == _WARM_STEPS:
+            self.started = time.perf_counter()
+        if self.seen == _WARM_STEPS + _TIMED_STEPS:
+            step = (time.perf_counter() - self.started) / _TIMED_STEPS
+            left = self.steps * (self.epochs - self.first_epoch)
+            tqdm.write(
+                f"{step:.2f} s a step, measured on {_TIMED_STEPS}: about {_readable(step * left)} "
+                f"for {self.epochs - self.first_epoch} epochs of {self.steps} steps, "
+                "and validation; early stopping may end it sooner."
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Show the epoch's figures beside the bar."""
+        logs = logs or {}
+        self.bar.set_postfix_str(
+            f"epoch {epoch + 1}/{self.epochs}, loss {logs.get('loss', math.nan):.4f}, "
+            f"{MONITOR} {logs.get(MONITOR, math.nan):.4f}"
+        )
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+
+class Checkpointing(keras.callbacks.Callback):
+    """Writes history, best and last weights each epoch, and stops when patience runs out.
+
+    Keras' `BackupAndRestore`, `ModelCheckpoint` and `EarlyStopping` each keep a state of
+    their own and forget it on a restart; here it is one state in one file.
+
+    Args:
+        folder: The run's folder.
+        best_model: An uncompiled copy of the model, whose weight file holds no optimizer.
+        progress: Where the training stands; goes on from there.
+        patience: Epochs without improvement before training stops.
+    """
+
+    def __init__(
+        self, folder: Path, best_model: keras.Model, progress: Progress, patience: int
+    ) -> None:
+        super().__init__()
+        self.folder, self.best_model = folder, best_model
+        self.progress, self.patience = progress, patience
+        self.started = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Start the epoch's clock."""
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Record the epoch; the checkpoint comes last, so that it never promises too much."""
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        progress = self.progress
+        progress.epoch = epoch + 1
+        seconds = time.perf_counter() - self.started
+        progress.history.append({"epoch": epoch + 1, **logs, "seconds": round(seconds, 2)})
+        if logs[MONITOR] > progress.best:
+            progress.best, progress.best_epoch, progress.wait = logs[MONITOR], epoch + 1, 0
+            self.best_model.set_weights(self.model.get_weights())
+            write_atomically(self.folder / BEST, self.best_model.save_weights)
+        else:
+            progress.wait += 1
+        if progress.wait >= self.patience:
+            progress.stopped_early = True
+            self.model.stop_training = True
+        table = pd.DataFrame(progress.history)
+        write_atomically(self.folder / HISTORY, lambda path: table.to_csv(path, index=False))
+        save_checkpoint(self.folder / LAST, self.model, progress)
+
+
+def _readable(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

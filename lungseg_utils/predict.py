@@ -1,0 +1,111 @@
+"""A run's probabilities for a split, written where the evaluation reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from lungseg_utils.data.cases import Cases
+from lungseg_utils.data.imaging import to_model_input
+from lungseg_utils.errors import LungsegError, MissingInputError
+from lungseg_utils.records import file_sha256, write_atomically
+from lungseg_utils.runs import NOTEBOOKS, Run
+
+
+def predict_split(run: Run, cases: Cases, split: str, batch_size: int = 8) -> Path:
+    """Write a run's probabilities for the cases of a split.
+
+    Skipped when the file holds these cases and this run's best weights already.
+
+    Args:
+        run: The run; its preprocessing is applied to the images.
+        cases: Prepared cases at the run's size, of any split.
+        split: `train`, `val`, `test`, `excluded` or `unlabelled`.
+        batch_size: Images predicted at once.
+
+    Returns:
+        `runs/<name>/predictions/<split>.npz`: `ids` (N,) text, `probability` float16
+        `(N, size, size)` in [0, 1], `digest` of weights and images.
+
+    Raises:
+        LungsegError: The cases were prepared at another size.
+    """
+    if cases.size != run.config.size:
+        raise LungsegError(
+            f"The run {run.name} predicts at {run.config.size} pixels.",
+            f"cases prepared at {cases.size}",
+            "Pass load_prepared(workspace, run.config.size).",
+        )
+    path = predictions_path(run.folder, split)
+    digest = f"{file_sha256(run.best_weights)} {cases.digest}"
+    if path.is_file() and _stored_digest(path) == digest:
+        return path
+    chosen = cases.select(split)
+    model = run.load_model()
+    probability = np.empty((len(chosen), cases.size, cases.size), np.float16)
+    starts = range(0, len(chosen), batch_size)
+    for start in tqdm(starts, desc=f"Predicting {split}", unit="batch"):
+        images = chosen.images[start : start + batch_size]
+        probability[start : start + batch_size] = predict_images(run, model, images)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                ids=np.array(chosen.ids, dtype=np.str_),
+                probability=probability,
+                digest=np.array(digest),
+            )
+
+    return write_atomically(path, write)
+
+
+def predict_images(run: Run, model, images: np.ndarray) -> np.ndarray:
+    """Probabilities of a batch of images at the run's size.
+
+    Args:
+        run: Gives the preprocessing.
+        model: What `run.load_model()` returned.
+        images: uint8 `(N, size, size)` grey.
+
+    Returns:
+        float32 `(N, size, size)` in [0, 1].
+    """
+    inputs = to_model_input(run.config.preprocessing.apply_all(np.asarray(images)))
+    return np.asarray(model.predict_on_batch(inputs), np.float32)[..., 0]
+
+
+def load_predictions(run_folder: Path | str, split: str) -> tuple[list[str], np.ndarray]:
+    """Read what `predict_split` wrote.
+
+    Returns:
+        The image ids, and float32 probabilities `(N, size, size)` in their order.
+
+    Raises:
+        MissingInputError: The run has no predictions for this split.
+    """
+    path = predictions_path(Path(run_folder), split)
+    if not path.is_file():
+        notebook = NOTEBOOKS.get(Path(run_folder).name, "that trains it")
+        raise MissingInputError(
+            "A run's predictions must be written before they are evaluated.",
+            f"no file {path}",
+            f"Run notebook {notebook} first, or check RUNS and SPLIT.",
+        )
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["ids"].tolist(), arrays["probability"].astype(np.float32)
+
+
+def predictions_path(run_folder: Path, split: str) -> Path:
+    """Where a run's predictions for a split lie."""
+    return run_folder / "predictions" / f"{split}.npz"
+
+
+def _stored_digest(path: Path) -> str:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return str(arrays["digest"])
+    except (OSError, ValueError, KeyError, EOFError):
+        return ""

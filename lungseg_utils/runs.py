@@ -1,0 +1,93 @@
+"""A training run on disk: what it was made with, how it went, its best weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lungseg_utils.config import TrainingConfig
+from lungseg_utils.errors import LungsegError, MissingInputError
+from lungseg_utils.records import read_json
+
+RECORD = "run.json"
+NOTEBOOKS = {
+    "unet": "04_train_unet",
+    "unetpp": "05_train_unetpp",
+    "pix2pix": "06_train_pix2pix",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or interrupted training run.
+
+    Args:
+        folder: `runs/<name>` of the workspace.
+        config: What it was trained with.
+        record: The whole of `run.json`.
+    """
+
+    folder: Path
+    config: TrainingConfig
+    record: dict
+
+    @property
+    def name(self) -> str:
+        """The run's name: its folder's."""
+        return self.folder.name
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A row an epoch: `epoch` from 1, losses, `dice`, `val_dice`, `seconds`."""
+        return pd.read_csv(self.folder / "history.csv")
+
+    @property
+    def best_weights(self) -> Path:
+        """The weights of the epoch with the best validation Dice."""
+        return self.folder / "best.weights.h5"
+
+    def load_model(self):
+        """Build the run's network and load its best weights.
+
+        Returns:
+            A `keras.Model`: float32 `(N, size, size, 1)` in [0, 1] to a probability of the
+            same shape.
+
+        Raises:
+            LungsegError: The weight file is damaged or of another architecture.
+        """
+        from lungseg_utils.models.registry import build_model
+
+        model = build_model(self.config.model, self.config.size, self.config.model_options)
+        try:
+            model.load_weights(self.best_weights)
+        except Exception as error:  # h5py and Keras raise many kinds
+            raise LungsegError(
+                "A run's weights must be whole and fit the network that run.json describes.",
+                f"{self.best_weights} ({error})",
+                f"Train the run again with OVERWRITE in notebook {NOTEBOOKS[self.config.model]}.",
+            ) from error
+        return model
+
+
+def load_run(folder: Path | str) -> Run:
+    """Open a training run.
+
+    Args:
+        folder: `runs/<name>` of the workspace.
+
+    Raises:
+        MissingInputError: There is no run, or it has not finished an epoch.
+    """
+    folder = Path(folder)
+    if not (folder / RECORD).is_file() or not (folder / "best.weights.h5").is_file():
+        notebook = NOTEBOOKS.get(folder.name, "04_train_unet, 05_train_unetpp or 06_train_pix2pix")
+        raise MissingInputError(
+            "A run must be trained before it is used.",
+            f"no run with weights in {folder}",
+            f"Run notebook {notebook} first, or check RUN_NAME and WORKSPACE.",
+        )
+    record = read_json(folder / RECORD)
+    return Run(folder, TrainingConfig.from_dict(record["config"]), record)

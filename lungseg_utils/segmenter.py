@@ -1,0 +1,175 @@
+"""Any X-ray in, its lung mask out at the X-ray's own size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from lungseg_utils.data.imaging import read_image, resize_image, resize_probability
+from lungseg_utils.errors import ImageFileError, MissingInputError
+from lungseg_utils.evaluation.postprocess import clean_mask, to_mask
+from lungseg_utils.predict import predict_images
+from lungseg_utils.records import write_atomically
+from lungseg_utils.runs import Run, load_run
+
+SUFFIXES = {".png", ".jpg", ".jpeg"}
+
+# Okabe and Ito's sky blue, as blue, green, red: told apart by colour-blind readers.
+_CONTOUR_BGR = (233, 180, 86)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The lungs found in one X-ray.
+
+    Args:
+        image: uint8 `(H, W)`, the X-ray as read.
+        probability: float32 `(H, W)` in [0, 1].
+        mask: uint8 {0, 1} `(H, W)`, post-processed.
+    """
+
+    image: np.ndarray
+    probability: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def overlay(self) -> np.ndarray:
+        """uint8 `(H, W, 3)` RGB: the X-ray with the mask's contour."""
+        colour = cv2.cvtColor(self.image, cv2.COLOR_GRAY2BGR)
+        contours, _ = cv2.findContours(self.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        width = max(1, round(max(self.image.shape) / 256))
+        cv2.drawContours(colour, contours, -1, _CONTOUR_BGR, width, cv2.LINE_AA)
+        return colour[..., ::-1]
+
+    @property
+    def lung_fraction(self) -> float:
+        """Share of the image that is lung."""
+        return float(self.mask.mean())
+
+
+class Segmenter:
+    """A trained network, ready for X-rays of any size.
+
+    Example:
+        >>> segmenter = Segmenter.load("workspace/runs/unet")  # doctest: +SKIP
+        >>> segmenter.segment("chest.png").mask.shape  # doctest: +SKIP
+
+    Args:
+        run: A trained run; its size and preprocessing are replayed.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.model = run.load_model()
+
+    @classmethod
+    def load(cls, run_folder: Path | str) -> Segmenter:
+        """Load a run by its folder.
+
+        Raises:
+            MissingInputError: No trained run is there.
+        """
+        return cls(load_run(run_folder))
+
+    def segment(self, image: Path | str | np.ndarray) -> Segmentation:
+        """Find the lungs in an X-ray.
+
+        The image is squashed to the network's square; the probability goes back to the
+        image's own size and is thresholded there.
+
+        Args:
+            image: A PNG or JPEG file, or grey uint8 `(H, W)`.
+
+        Returns:
+            The mask, at the image's own size.
+
+        Raises:
+            ImageFileError: The file cannot be read, or the array is no grey image.
+        """
+        image = _checked(image) if isinstance(image, np.ndarray) else read_image(image)
+        small = resize_image(image, self.run.config.size)
+        probability = predict_images(self.run, self.model, small[None])[0]
+        height, width = image.shape
+        probability = resize_probability(probability, (width, height))
+        return Segmentation(image, probability, clean_mask(to_mask(probability)))
+
+    def segment_folder(self, folder: Path | str, out: Path | str) -> pd.DataFrame:
+        """Segment every PNG and JPEG of a folder.
+
+        A file that cannot be read is named in the table and the others go on.
+
+        Args:
+            folder: X-rays, or a single file.
+            out: Gets `masks/<name>_mask.png` (0 and 255, the X-ray's own size),
+                `overlays/<name>_overlay.png` and `segmented.csv`.
+
+        Returns:
+            A row a file: `file`, `width`, `height`, `lung_fraction`, `error` (empty when
+            all went well).
+
+        Raises:
+            MissingInputError: There is no PNG or JPEG.
+        """
+        folder, out = Path(folder), Path(out)
+        rows = []
+        paths = list_images(folder)
+        stems = [path.stem for path in paths]
+        for path in tqdm(paths, desc="Segmenting", unit="image"):
+            try:
+                result = self.segment(path)
+            except ImageFileError as error:
+                rows.append({"file": path.name, "error": f"{error.rule} {error.received}"})
+                continue
+            # a.png and a.jpg must not share a mask.
+            name = path.stem if stems.count(path.stem) == 1 else path.name
+            _write_png(out / "masks" / f"{name}_mask.png", result.mask * 255)
+            _write_png(out / "overlays" / f"{name}_overlay.png", result.overlay[..., ::-1])
+            height, width = result.image.shape
+            fraction = round(result.lung_fraction, 4)
+            rows.append(
+                {"file": path.name, "width": width, "height": height, "lung_fraction": fraction}
+            )
+        columns = ["file", "width", "height", "lung_fraction", "error"]
+        table = pd.DataFrame(rows, columns=columns).fillna({"error": ""})
+        write_atomically(out / "segmented.csv", lambda target: table.to_csv(target, index=False))
+        return table
+
+
+def list_images(folder: Path | str) -> list[Path]:
+    """PNG and JPEG files of a folder, sorted; a single file is a list of one.
+
+    Raises:
+        MissingInputError: There is none.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        return [folder]
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    images = [path for path in found if path.suffix.lower() in SUFFIXES]
+    if not images:
+        raise MissingInputError(
+            "Segmenting needs a PNG or JPEG file, or a folder of them.",
+            f"{folder} ({'no such file or folder' if not folder.exists() else 'none in it'})",
+            "Pass the path of your X-rays; in Colab, upload them with the folder pane first.",
+        )
+    return images
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
+        raise ImageFileError(
+            "An X-ray passed as an array is grey uint8 (H, W).",
+            f"{image.dtype} {image.shape}",
+            "Read the file with read_image, or convert the array.",
+        )
+    return image
+
+
+def _write_png(path: Path, image: np.ndarray) -> None:
+    encoded = cv2.imencode(".png", np.ascontiguousarray(image))[1]
+    write_atomically(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))

@@ -1,0 +1,268 @@
+"""Training: one call for the three networks, that goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+
+import keras
+
+from lungseg_utils.callbacks import Checkpointing, DivergenceGuard, EpochClock, ProgressBar
+from lungseg_utils.checkpoints import LAST, Progress, restore_checkpoint
+from lungseg_utils.config import TrainingConfig
+from lungseg_utils.data.augmentation import NONE
+from lungseg_utils.data.cases import Cases
+from lungseg_utils.data.dataset import CaseBatches
+from lungseg_utils.devices import (
+    describe_device,
+    distribution_scope,
+    dtype_policy,
+    list_gpus,
+    resolve_precision,
+)
+from lungseg_utils.environment import versions
+from lungseg_utils.errors import LungsegError, StaleOutputError
+from lungseg_utils.models.losses import DiceCoefficient, get_loss
+from lungseg_utils.models.registry import build_model
+from lungseg_utils.records import check_reusable, read_json, write_json
+from lungseg_utils.runs import RECORD, Run, load_run
+
+
+class BatchDataset(keras.utils.PyDataset):
+    """`CaseBatches` as Keras wants them; `epoch` is set before an epoch begins."""
+
+    def __init__(self, batches: CaseBatches, epoch: int = 0) -> None:
+        super().__init__(workers=1, use_multiprocessing=False)
+        self.batches, self.epoch = batches, epoch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int):
+        return self.batches.batch(self.epoch, index)
+
+
+def train(
+    config: TrainingConfig,
+    train_cases: Cases,
+    val_cases: Cases,
+    run_folder: Path | str,
+    overwrite: bool = False,
+    tensorboard: bool = False,
+) -> Run:
+    """Train a network, or go on with its training.
+
+    Writes into the run's folder: `run.json`, `history.csv`, `best.weights.h5` (best
+    validation Dice), `last.npz` (to go on from). A second call with the same arguments
+    continues an interrupted run and returns a finished one; `epochs` may be raised.
+
+    Args:
+        config: What to train, and how.
+        train_cases: Cases at `config.size`, all with a mask.
+        val_cases: Likewise; the best epoch is chosen on them.
+        run_folder: `runs/<name>` of the workspace.
+        overwrite: Delete what an earlier run of this name left.
+        tensorboard: Write TensorBoard's log too, where it is installed.
+
+    Returns:
+        The run.
+
+    Raises:
+        StaleOutputError: The folder holds a run with other parameters or data.
+        TrainingDivergedError: The loss became NaN or infinite.
+    """
+    folder = Path(run_folder)
+    _check_cases(config, train_cases, val_cases)
+    if overwrite and folder.exists():
+        shutil.rmtree(folder)
+    record = _open_record(folder, config, train_cases, val_cases)
+    if record.get("finished") and record["config"]["epochs"] == config.epochs:
+        print(f"Run {folder.name} is trained already; its best weights are used.")
+        return load_run(folder)
+    print(describe_device())
+    keras.utils.set_random_seed(config.seed)
+    train_batches = _batches(config, train_cases, train=True)
+    val_batches = _batches(config, val_cases, train=False)
+    policy = resolve_precision(config.precision)
+    with distribution_scope(config.distribute):
+        model = compile_model(config, steps=len(train_batches), policy=policy)
+    progress = Progress()
+    if (folder / LAST).is_file():
+        progress = restore_checkpoint(folder / LAST, model)
+        print(f"Going on after epoch {progress.epoch}.")
+    record |= _environment(policy)
+    write_json(folder / RECORD, record)
+    if progress.epoch < config.epochs and not progress.stopped_early:
+        _fit(model, config, train_batches, val_batches, folder, progress, tensorboard)
+    record |= {
+        "finished": _now(),
+        "epochs_run": progress.epoch,
+        "stopped_early": progress.stopped_early,
+        "best_epoch": progress.best_epoch,
+        "best_val_dice": progress.best,
+        "training_seconds": round(sum(row["seconds"] for row in progress.history), 1),
+    }
+    write_json(folder / RECORD, record)
+    return load_run(folder)
+
+
+def compile_model(config: TrainingConfig, steps: int, policy: str = "float32") -> keras.Model:
+    """Build and compile a configuration's network.
+
+    Args:
+        config: The configuration.
+        steps: Steps an epoch, for the cosine schedule.
+        policy: Keras dtype policy, such as `mixed_bfloat16`.
+
+    Returns:
+        The model, its optimizer built.
+    """
+    with dtype_policy(policy):
+        model = build_model(config.model, config.size, config.model_options)
+        optimizer = _optimizer(config, steps)
+        loss = None if config.model == "pix2pix" else get_loss(config.loss)
+        model.compile(optimizer=optimizer, loss=loss, metrics=[DiceCoefficient()])
+    # Built before the first step, so that a checkpoint can be restored into it.
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _fit(
+    model: keras.Model,
+    config: TrainingConfig,
+    train_batches: CaseBatches,
+    val_batches: CaseBatches,
+    folder: Path,
+    progress: Progress,
+    tensorboard: bool,
+) -> None:
+    dataset = BatchDataset(train_batches, epoch=progress.epoch)
+    best_model = build_model(config.model, config.size, config.model_options)
+    callbacks = [
+        EpochClock(dataset),
+        DivergenceGuard(),
+        ProgressBar(len(train_batches), config.epochs, progress.epoch),
+        Checkpointing(folder, best_model, progress, config.patience),
+        *_tensorboard(folder, tensorboard),
+    ]
+    with contextlib.ExitStack() as stack:
+        # `fit` leaves the bar open when a step raises.
+        stack.callback(lambda: callbacks[2].bar and callbacks[2].bar.close())
+        model.fit(
+            dataset,
+            validation_data=BatchDataset(val_batches),
+            initial_epoch=progress.epoch,
+            epochs=config.epochs,
+            callbacks=callbacks,
+            verbose=0,
+        )
+
+
+def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
+    rate = config.learning_rate
+    if config.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, decay_steps=steps * config.epochs)
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(rate, beta_1=config.beta_1)
+    optimizer = keras.optimizers.AdamW(rate, config.weight_decay, beta_1=config.beta_1)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def _batches(config: TrainingConfig, cases: Cases, train: bool) -> CaseBatches:
+    return CaseBatches(
+        cases,
+        config.batch_size,
+        augmentation=config.augmentation if train else NONE,
+        preprocessing=config.preprocessing,
+        seed=config.seed,
+        shuffle=train,
+    )
+
+
+def _open_record(folder: Path, config: TrainingConfig, train: Cases, val: Cases) -> dict:
+    inputs = {
+        "config": config.to_dict(),
+        "data": {
+            "train_digest": train.digest,
+            "train_cases": len(train),
+            "val_digest": val.digest,
+            "val_cases": len(val),
+        },
+    }
+    path = folder / RECORD
+    if not path.is_file():
+        return {"name": folder.name, **inputs, "started": _now()}
+    record = read_json(path)
+    advice = "Choose another RUN_NAME, or pass OVERWRITE to delete the old run."
+    known = {key: record[key] for key in inputs}
+    check_reusable(known, inputs, f"runs/{folder.name}", advice, ignore=["config.epochs"])
+    if config.epochs < record["config"]["epochs"]:
+        raise StaleOutputError(
+            "The epochs of a run can be raised but not lowered.",
+            f"EPOCHS was {record['config']['epochs']}, now {config.epochs}",
+            advice,
+        )
+    raised = config.epochs > record["config"]["epochs"]
+    if raised and record.get("stopped_early"):
+        raise StaleOutputError(
+            "A run that stopped early has nothing to gain from more epochs.",
+            f"EPOCHS was {record['config']['epochs']}, now {config.epochs}; it stopped after "
+            f"{record['epochs_run']}",
+            "Raise PATIENCE under another RUN_NAME.",
+        )
+    if raised:
+        record.pop("finished", None)
+        record["config"]["epochs"] = config.epochs
+    return record
+
+
+def _check_cases(config: TrainingConfig, train: Cases, val: Cases) -> None:
+    for name, cases in (("training", train), ("validation", val)):
+        if not len(cases) or cases.size != config.size:
+            raise LungsegError(
+                f"Training needs {name} cases prepared at its own size, {config.size}.",
+                f"{len(cases)} cases at {cases.size}",
+                "Run notebook 03_preprocess_and_stitch with this SIZE first.",
+            )
+
+
+def _tensorboard(folder: Path, wanted: bool) -> list[keras.callbacks.Callback]:
+    if not wanted:
+        return []
+    if importlib.util.find_spec("tensorboard") is None:
+        print("TensorBoard is not installed: no log is written. `pip install tensorboard` adds it.")
+        return []
+    return [keras.callbacks.TensorBoard(log_dir=str(folder / "tensorboard"))]
+
+
+def _environment(policy: str) -> dict:
+    return {
+        "versions": versions(),
+        "backend": keras.backend.backend(),
+        "dtype_policy": policy,
+        "gpus": list_gpus(),
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str:
+    """The package's commit, empty when it is not run from a checkout."""
+    with contextlib.suppress(OSError):
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return result.stdout.strip() if result.returncode == 0 else ""
+    return ""
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
