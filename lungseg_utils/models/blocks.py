@@ -1,0 +1,148 @@
+"""What the three networks share: checks of their parameters, and the convolution block."""
+
+from __future__ import annotations
+
+import keras
+
+from lungseg_utils.errors import LungsegError
+
+NORMALISATIONS = ("none", "batch", "instance")
+
+
+def check_size(size: int, divisor: int, smallest: int = 1) -> None:
+    """Check that a network can halve its input as often as it needs to.
+
+    Args:
+        size: Height and width of the network's input in pixels.
+        divisor: What the size must be a multiple of.
+        smallest: The smallest size allowed, in pixels.
+
+    Raises:
+        LungsegError: The size is not a whole multiple of the divisor, or too small.
+    """
+    smallest = max(smallest, divisor)
+    if not _is_count(size) or size % divisor or size < smallest:
+        raise LungsegError(
+            f"The input size must be a multiple of {divisor}, and at least {smallest} pixels.",
+            repr(size),
+            "Choose such a size (256 and 512 suit every network here), or a shallower network.",
+        )
+
+
+def check_count(name: str, value: int) -> None:
+    """Check that a parameter is a whole number of at least 1.
+
+    Raises:
+        LungsegError: It is not; the message names the parameter.
+    """
+    if not _is_count(value):
+        raise LungsegError(
+            f"{name} must be a whole number of at least 1.", repr(value), f"Pass another {name}."
+        )
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Check that a parameter lies in [0, 1).
+
+    Raises:
+        LungsegError: It does not; the message names the parameter.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise LungsegError(
+            f"{name} must be a number from 0 up to, not including, 1.",
+            repr(value),
+            f"Pass another {name}.",
+        )
+
+
+def check_choice(name: str, value: object, choices: tuple) -> None:
+    """Check that a parameter is one of a few allowed values.
+
+    Raises:
+        LungsegError: It is not; the message names the parameter and the choices.
+    """
+    if value not in choices:
+        raise LungsegError(
+            f"{name} must be one of {', '.join(map(repr, choices))}.",
+            repr(value),
+            f"Pass one of these as {name}.",
+        )
+
+
+def normalisation_layer(kind: str, batch_momentum: float, name: str) -> keras.layers.Layer | None:
+    """Return the normalisation layer of a kind, or None for "none".
+
+    Args:
+        kind: "none", "batch" (Ioffe and Szegedy 2015) or "instance" (Ulyanov et al. 2016).
+        batch_momentum: How much of the running mean and variance each training step keeps.
+        name: The layer's name.
+    """
+    if kind == "batch":
+        return keras.layers.BatchNormalization(momentum=batch_momentum, name=name)
+    if kind == "instance":
+        return keras.layers.GroupNormalization(groups=-1, epsilon=1e-5, name=name)
+    return None
+
+
+def convolution_block(
+    tensor: keras.KerasTensor, filters: int, normalisation: str, batch_momentum: float, name: str
+) -> keras.KerasTensor:
+    """Apply twice: 3x3 convolution, normalisation, ReLU.
+
+    Args:
+        tensor: Features, (N, H, W, any).
+        filters: Number of output channels.
+        normalisation: One of `NORMALISATIONS`.
+        batch_momentum: As in `normalisation_layer`.
+        name: Prefix of the layers' names.
+
+    Returns:
+        Features, (N, H, W, filters).
+    """
+    for step in (1, 2):
+        tensor = keras.layers.Conv2D(
+            filters,
+            3,
+            padding="same",
+            # A bias before a normalisation would be subtracted again.
+            use_bias=normalisation == "none",
+            kernel_initializer="he_normal",
+            name=f"{name}_conv{step}",
+        )(tensor)
+        layer = normalisation_layer(normalisation, batch_momentum, f"{name}_norm{step}")
+        tensor = tensor if layer is None else layer(tensor)
+        tensor = keras.layers.ReLU(name=f"{name}_relu{step}")(tensor)
+    return tensor
+
+
+def upsample(tensor: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
+    """Double height and width by a 2x2 transposed convolution.
+
+    Args:
+        tensor: Features, (N, H, W, any).
+        filters: Number of output channels.
+        name: The layer's name.
+
+    Returns:
+        Features, (N, 2H, 2W, filters).
+    """
+    return keras.layers.Conv2DTranspose(
+        filters, 2, strides=2, kernel_initializer="he_normal", name=name
+    )(tensor)
+
+
+def probability_head(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """Map features to one probability per pixel, in float32 under every dtype policy.
+
+    Args:
+        tensor: Features, (N, H, W, any).
+        name: The layer's name.
+
+    Returns:
+        Probability, float32 (N, H, W, 1) in [0, 1].
+    """
+    return keras.layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name=name)(tensor)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,69 @@
+"""Networks by name, with their options checked before anything is built."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lungseg_utils.errors import LungsegError
+
+if TYPE_CHECKING:
+    import keras
+
+# Where each builder lives: imported when asked for, as Keras takes seconds to load.
+_BUILDERS = {
+    "unet": ("lungseg_utils.models.unet", "build_unet"),
+    "unetpp": ("lungseg_utils.models.unetpp", "build_unetpp"),
+    "pix2pix": ("lungseg_utils.models.pix2pix", "build_pix2pix"),
+}
+MODELS = tuple(_BUILDERS)
+
+
+def model_options(name: str) -> dict[str, Any]:
+    """Return the options of a network with their defaults.
+
+    Args:
+        name: One of `MODELS`.
+
+    Raises:
+        LungsegError: There is no such network.
+    """
+    parameters = inspect.signature(_builder(name)).parameters
+    return {key: value.default for key, value in parameters.items() if key != "size"}
+
+
+def build_model(name: str, size: int, options: Mapping[str, Any] | None = None) -> keras.Model:
+    """Build a network by name.
+
+    Args:
+        name: One of `MODELS`.
+        size: Height and width of the input in pixels.
+        options: Arguments of the network's builder other than the size; see `model_options`.
+
+    Returns:
+        A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
+
+    Raises:
+        LungsegError: No such network, no such option, or an option out of its range.
+    """
+    options = dict(options or {})
+    known = model_options(name)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise LungsegError(
+            f"The options of {name!r} are {', '.join(known)}.",
+            ", ".join(map(repr, unknown)),
+            "Correct the name, or leave the option out.",
+        )
+    return _builder(name)(size=size, **options)
+
+
+def _builder(name: str) -> Callable[..., keras.Model]:
+    if name not in _BUILDERS:
+        raise LungsegError(
+            f"The model must be one of {', '.join(map(repr, MODELS))}.", repr(name), "Pass one."
+        )
+    module, function = _BUILDERS[name]
+    return getattr(import_module(module), function)
