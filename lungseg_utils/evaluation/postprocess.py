@@ -1,0 +1,71 @@
+"""From probability to mask, and from a mask to two whole lungs."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from lungseg_utils.errors import LungsegError
+
+THRESHOLD = 0.5
+SMALLEST_LUNG = 0.01
+"""A component below this fraction of the image is no lung (the same 1 % as in the metrics)."""
+
+
+def to_mask(probability: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
+    """Threshold a probability; the one place where this happens.
+
+    A pixel is lung where its probability is above the threshold: exactly 0.5 is background.
+
+    Args:
+        probability: Float array of any shape, in [0, 1].
+        threshold: In [0, 1].
+
+    Returns:
+        uint8 {0, 1} of the same shape.
+
+    Raises:
+        LungsegError: A value is NaN or infinite, which compares as background silently.
+    """
+    probability = np.asarray(probability)
+    if not np.isfinite(probability).all():
+        raise LungsegError(
+            "A probability is a finite number from 0 to 1.",
+            f"{int((~np.isfinite(probability)).sum())} NaN or infinite pixels",
+            "Check the model's output: its training may have diverged.",
+        )
+    return (probability > threshold).astype(np.uint8)
+
+
+def clean_mask(mask: np.ndarray) -> np.ndarray:
+    """Keep the two largest components and fill their holes.
+
+    Components are 8-connected. The second is kept only where it covers at least 1 % of the image,
+    so that a crumb is not taken for a lung; the largest is kept whatever its size. A hole is
+    background that reaches the image's edge by no path of 4-neighbours.
+
+    Args:
+        mask: uint8 {0, 1} or bool (H, W).
+
+    Returns:
+        uint8 {0, 1} (H, W); an empty mask stays empty.
+    """
+    return _fill_holes(_two_largest(np.asarray(mask).astype(np.uint8)))
+
+
+def _two_largest(mask: np.ndarray) -> np.ndarray:
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    areas = statistics[1:, cv2.CC_STAT_AREA]
+    # A stable sort: of equal areas the one met first stays, on every machine.
+    largest = np.argsort(-areas, kind="stable")[:2]
+    kept = [k for k in largest if k == largest[0] or areas[k] >= SMALLEST_LUNG * mask.size]
+    keep = np.zeros(count, np.uint8)
+    keep[[1 + k for k in kept]] = 1
+    return keep[labels]
+
+
+def _fill_holes(mask: np.ndarray) -> np.ndarray:
+    # One pixel of background all around joins whatever touches the image's edge.
+    background = np.pad(1 - mask, 1, constant_values=1)
+    _, labels = cv2.connectedComponents(background, connectivity=4)
+    return (labels != labels[0, 0]).astype(np.uint8)[1:-1, 1:-1]

@@ -1,0 +1,241 @@
+"""Tables over cases: means with intervals, paired differences, worst cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from lungseg_utils.errors import LungsegError
+from lungseg_utils.evaluation.intervals import bootstrap_means, count_patients
+from lungseg_utils.evaluation.metrics import METRICS, REGIONS
+from lungseg_utils.evaluation.scoring import AGE_BANDS, STAGES, UNKNOWN
+
+HIGHER_IS_BETTER = ("dice", "iou", "accuracy")
+HEADLINE = {
+    "dice": ("Dice", 3),
+    "iou": ("IoU", 3),
+    "accuracy": ("Accuracy", 3),
+    "hd95_px": ("HD95 (px)", 1),
+    "assd_px": ("ASSD (px)", 2),
+}
+"""The headline table's metrics: column title and digits."""
+
+
+def summarise(cases: pd.DataFrame) -> pd.DataFrame:
+    """Means with 95 % intervals by model, stage, region and group of cases.
+
+    Args:
+        cases: Rows of `score_run`, of one or several models.
+
+    Returns:
+        Columns model, stage, region, group (`all`, `source=montgomery`, `tuberculosis=yes`,
+        `sex=F`, `age=40-64`, `questionable=no`, …), metric, n (cases with a value), patients,
+        mean, low, high (NaN under 10 patients; all NaN where no case has a value), empty (empty
+        predictions among the cases).
+    """
+    keys = ["model", "stage", "region"]
+    tables = []
+    for group, members in groups_of(cases):
+        values = _table(members, [*keys, "metric"])
+        table = _interval_rows(values, members)
+        empty = members.groupby(keys)["empty_prediction"].sum().rename("empty")
+        table = table.merge(empty, left_on=keys, right_index=True, how="left")
+        tables.append(table.assign(group=group))
+    columns = [*keys, "group", "metric", "n", "patients", "mean", "low", "high", "empty"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def paired_differences(cases: pd.DataFrame, models: Sequence[str] | None = None) -> pd.DataFrame:
+    """Differences between models on the same cases, with paired 95 % intervals.
+
+    Args:
+        cases: Rows of `score_run` of at least two models.
+        models: Which, in order; None: all, in the order of their first row. Each later model is
+            compared with each earlier one.
+
+    Returns:
+        Columns model, reference, stage, region, group (`all` and each source), metric, n,
+        patients, mean (model − reference), low, high.
+    """
+    models = list(models) if models is not None else list(dict.fromkeys(cases["model"]))
+    _require(models, cases["model"], "model")
+    pairs = [(later, earlier) for earlier, later in combinations(models, 2)]
+    return _differences(cases, "model", "stage", pairs)
+
+
+def postprocessing_differences(cases: pd.DataFrame) -> pd.DataFrame:
+    """What post-processing changes: post − raw of each model, with paired 95 % intervals.
+
+    Returns:
+        Columns stage (`post`), reference (`raw`), model, region, group, metric, n, patients, mean,
+        low, high.
+    """
+    return _differences(cases, "stage", "model", [("post", "raw")])
+
+
+def worst_cases(
+    cases: pd.DataFrame, count: int = 8, metric: str = "dice", stage: str = "post"
+) -> pd.DataFrame:
+    """Each model's worst cases, both lungs together, worst first.
+
+    Args:
+        cases: Rows of `score_run`.
+        count: How many of each model.
+        metric: One of `METRICS`; low is bad for Dice, IoU and accuracy, high for distances.
+        stage: `raw` or `post`.
+
+    Returns:
+        The rows of these cases.
+    """
+    _require([metric], METRICS, "metric")
+    chosen = cases[(cases["stage"] == stage) & (cases["region"] == "both")]
+    chosen = chosen.dropna(subset=[metric])
+    ordered = chosen.sort_values(
+        [metric, "image_id"], ascending=[metric in HIGHER_IS_BETTER, True], kind="stable"
+    )
+    models = list(dict.fromkeys(cases["model"]))
+    return pd.concat([ordered[ordered["model"] == model].head(count) for model in models])
+
+
+def headline_table(
+    summary: pd.DataFrame, stage: str = "post", region: str = "both", group: str = "all"
+) -> pd.DataFrame:
+    """The compact table to print: a row a model, each mean with its interval as text.
+
+    Args:
+        summary: From `summarise`.
+        stage: `raw` or `post`.
+        region: `both`, `right` or `left`.
+        group: One of the summary's groups.
+
+    Returns:
+        Columns Dice, IoU, Accuracy, HD95 (px), ASSD (px), n and Empty; the index is the model.
+    """
+    for value, column in ((stage, "stage"), (region, "region"), (group, "group")):
+        _require([value], summary[column], column)
+    chosen = summary[
+        (summary["stage"] == stage) & (summary["region"] == region) & (summary["group"] == group)
+    ]
+    rows = {}
+    for model, of_model in chosen.groupby("model", sort=False):
+        of_metric = of_model.set_index("metric")
+        cells = {
+            title: format_interval(*of_metric.loc[metric, ["mean", "low", "high"]], digits=digits)
+            for metric, (title, digits) in HEADLINE.items()
+        }
+        dice = of_metric.loc["dice"]
+        rows[model] = {**cells, "n": int(dice["n"]), "Empty": int(dice["empty"])}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def format_interval(mean: float, low: float, high: float, digits: int = 3) -> str:
+    """`0.961 [0.955, 0.966]`; the mean alone where there is no interval, `n/a` without a mean."""
+    if np.isnan(mean):
+        return "n/a"
+    if np.isnan(low) or np.isnan(high):
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def empty_predictions(cases: pd.DataFrame) -> pd.DataFrame:
+    """The empty predictions, a row each: model, stage, region, image_id."""
+    return cases.loc[cases["empty_prediction"] == 1, ["model", "stage", "region", "image_id"]]
+
+
+def without_two_lungs(cases: pd.DataFrame) -> list[str]:
+    """Ids of the cases left out of the scores per lung: their truth has not exactly two lungs."""
+    per_lung = set(cases.loc[cases["region"] != "both", "image_id"])
+    return sorted(set(cases["image_id"]) - per_lung)
+
+
+def groups_of(cases: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The groups the summary is made by: each name and its rows; empty groups are left out."""
+    yield "all", cases
+    yes_no = {1: "yes", 0: "no"}
+    sex = cases["sex"].replace("", UNKNOWN)
+    factors = {
+        "source": (cases["source"], sorted(cases["source"].unique())),
+        "tuberculosis": (cases["tuberculosis"].map(yes_no), ["no", "yes"]),
+        "sex": (sex, ["F", "M", UNKNOWN]),
+        "age": (cases["age_band"], [*AGE_BANDS, UNKNOWN]),
+        "questionable": (cases["questionable_mask"].map(yes_no), ["no", "yes"]),
+    }
+    for factor, (values, levels) in factors.items():
+        for level in levels:
+            if (values == level).any():
+                yield f"{factor}={level}", cases[values == level]
+
+
+def _differences(
+    cases: pd.DataFrame, compared: str, kept: str, pairs: list[tuple[str, str]]
+) -> pd.DataFrame:
+    columns = [compared, "reference", kept, "region", "group", "metric"]
+    tables = [pd.DataFrame(columns=[*columns, "n", "patients", "mean", "low", "high"])]
+    for group, members in groups_of(cases):
+        if group != "all" and not group.startswith("source="):
+            continue
+        values = _table(members, [compared, kept, "region", "metric"])
+        for one, reference in pairs:
+            if not {one, reference} <= set(values.columns.get_level_values(compared)):
+                continue
+            both = values[one].columns.intersection(values[reference].columns, sort=False)
+            rows = _interval_rows(values[one][both] - values[reference][both], members)
+            tables.append(rows.assign(**{compared: one, "reference": reference, "group": group}))
+    filled = [table for table in tables if len(table)] or tables
+    return pd.concat(filled, ignore_index=True)[list(tables[0].columns)]
+
+
+def _table(cases: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Values as image_id × columns, columns ordered as they first appear in the cases."""
+    keys = [column for column in columns if column != "metric"]
+    long = cases.melt(
+        id_vars=["image_id", *keys],
+        value_vars=list(METRICS),
+        var_name="metric",
+    )
+    table = long.pivot(index="image_id", columns=columns, values="value")
+    orders = {"stage": STAGES, "region": REGIONS, "metric": METRICS}
+    orders["model"] = tuple(dict.fromkeys(cases["model"])) if "model" in cases else ()
+    ordered = sorted(
+        table.columns,
+        key=lambda names: [
+            orders[column].index(name) for column, name in zip(columns, names, strict=True)
+        ],
+    )
+    return table[pd.MultiIndex.from_tuples(ordered, names=columns)]
+
+
+def _interval_rows(values: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
+    """A row a column of values: its keys, n, patients, mean, low, high."""
+    known = cases.drop_duplicates("image_id").set_index("image_id").loc[values.index]
+    present = values.notna().to_numpy()
+    rows = pd.DataFrame(list(values.columns), columns=values.columns.names)
+    results = pd.DataFrame(
+        np.nan, index=rows.index, columns=["n", "patients", "mean", "low", "high"]
+    )
+    # Columns with a value for the same cases (all; those with mm; those with two lungs) share
+    # their draws.
+    for pattern in np.unique(present, axis=1).T:
+        alike = np.flatnonzero((present == pattern[:, None]).all(axis=0))
+        some = values.to_numpy()[np.ix_(pattern, alike)]
+        patients, strata = known["patient_group"][pattern], known["source"][pattern]
+        mean = some.mean(axis=0) if len(some) else np.full(len(alike), np.nan)
+        low, high = bootstrap_means(some, patients.to_numpy(), strata.to_numpy())
+        counts = [np.full(len(alike), pattern.sum()), count_patients(patients, strata)]
+        results.iloc[alike] = np.column_stack(np.broadcast_arrays(*counts, mean, low, high))
+    results = results.astype({"n": int, "patients": int})
+    return pd.concat([rows, results], axis=1)
+
+
+def _require(values: Sequence[str], allowed: Sequence[str], what: str) -> None:
+    allowed = list(dict.fromkeys(allowed))
+    unknown = [value for value in values if value not in allowed]
+    if unknown:
+        raise LungsegError(
+            f"The {what} must be one of those in the table: {', '.join(map(str, allowed))}.",
+            ", ".join(map(str, unknown)),
+            "Choose one of these, or score it first.",
+        )

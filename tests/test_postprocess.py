@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+
+from lungseg_utils.errors import LungsegError
+from lungseg_utils.evaluation.postprocess import clean_mask, to_mask
+
+EIGHT = np.ones((3, 3))
+masks = arrays(
+    np.uint8, st.tuples(st.integers(2, 24), st.integers(2, 24)), elements=st.integers(0, 1)
+)
+
+
+def test_half_is_background_and_anything_above_is_lung():
+    probability = np.array([[0.0, 0.5, np.nextafter(0.5, 1), 1.0]])
+    mask = to_mask(probability)
+    assert mask.dtype == np.uint8
+    assert mask.tolist() == [[0, 0, 1, 1]]
+
+
+def test_float16_predictions_threshold_as_float32_ones():
+    probability = np.linspace(0, 1, 2048, dtype=np.float16)
+    np.testing.assert_array_equal(to_mask(probability), to_mask(probability.astype(np.float32)))
+
+
+def test_a_nan_is_refused():
+    with pytest.raises(LungsegError, match="1 NaN"):
+        to_mask(np.array([[0.2, np.nan]]))
+
+
+def two_lungs() -> np.ndarray:
+    mask = np.zeros((100, 100), np.uint8)
+    mask[20:80, 10:40] = 1
+    mask[20:80, 60:90] = 1
+    return mask
+
+
+def test_islands_go_and_holes_are_filled():
+    mask = two_lungs()
+    wanted = mask.copy()
+    mask[40:45, 20:25] = 0
+    mask[2:12, 45:57] = 1  # an island of 120 pixels, above 1 % of the image but third in size
+    np.testing.assert_array_equal(clean_mask(mask), wanted)
+
+
+def test_a_second_component_is_a_lung_from_one_percent_on():
+    mask = np.zeros((100, 100), np.uint8)
+    mask[20:80, 10:40] = 1
+    crumb = mask.copy()
+    crumb[50:61, 60:69] = 1  # 99 pixels of 10,000
+    np.testing.assert_array_equal(clean_mask(crumb), mask)
+    small_lung = mask.copy()
+    small_lung[50:60, 60:70] = 1  # 100 pixels
+    np.testing.assert_array_equal(clean_mask(small_lung), small_lung)
+
+
+def test_the_largest_is_kept_whatever_its_size():
+    mask = np.zeros((100, 100), np.uint8)
+    mask[5, 5:8] = 1
+    mask[50, 50] = 1
+    cleaned = clean_mask(mask)
+    assert np.argwhere(cleaned).tolist() == [[5, 5], [5, 6], [5, 7]]
+
+
+def test_diagonal_neighbours_are_one_component_and_do_not_open_a_hole():
+    ring = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.uint8)
+    np.testing.assert_array_equal(clean_mask(ring), ndimage.binary_fill_holes(ring))
+
+
+def test_a_bay_at_the_images_edge_is_no_hole():
+    mask = np.ones((6, 6), np.uint8)
+    mask[0:3, 2] = 0
+    np.testing.assert_array_equal(clean_mask(mask), mask)
+
+
+def test_empty_stays_empty_and_bool_is_taken():
+    assert clean_mask(np.zeros((9, 9), np.uint8)).sum() == 0
+    cleaned = clean_mask(np.ones((9, 9), bool))
+    assert cleaned.dtype == np.uint8
+    assert cleaned.all()
+
+
+@settings(deadline=None, max_examples=150)
+@given(masks)
+def test_agrees_with_scipy(mask):
+    labels, count = ndimage.label(mask, EIGHT)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    kept = sorted(areas, reverse=True)[:2]
+    if len(kept) == 2 and kept[1] < 0.01 * mask.size:
+        kept = kept[:1]
+    cleaned = clean_mask(mask)
+    _, found_count = ndimage.label(cleaned, EIGHT)
+    np.testing.assert_array_equal(cleaned, ndimage.binary_fill_holes(cleaned))
+    # Filling may swallow the smaller component; it never leaves more than two.
+    assert found_count <= len(kept)
+    assert (cleaned & mask).sum() >= max(kept, default=0)
+    # What is kept was there, or was enclosed by what was there.
+    assert not (cleaned & ~ndimage.binary_fill_holes(mask)).any()
+    if len(set(areas)) == len(areas) and count:
+        keep = np.isin(labels, 1 + np.flatnonzero(np.isin(areas, kept)))
+        np.testing.assert_array_equal(cleaned, ndimage.binary_fill_holes(keep))
+
+
+@settings(deadline=None)
+@given(masks)
+def test_cleaning_twice_changes_nothing_more(mask):
+    once = clean_mask(mask)
+    np.testing.assert_array_equal(clean_mask(once), once)
