@@ -1,0 +1,191 @@
+"""U-Net++ (Zhou et al. 2018, arXiv 1807.10165; 2019, arXiv 1912.05074)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import keras
+from keras import ops
+
+from lungseg_utils.errors import LungsegError
+from lungseg_utils.models import blocks
+
+ENCODERS = ("plain", "vgg16")
+# The last layer of each level of VGG16 (Simonyan and Zisserman 2014, arXiv 1409.1556).
+VGG16_LEVELS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")
+# The mean of ImageNet in VGG16's own channel order (blue, green, red), on the scale 0 to 255.
+IMAGENET_MEAN = (103.939, 116.779, 123.68)
+
+
+@keras.saving.register_keras_serializable(package="lungseg_utils")
+class DeeplySupervised(keras.Model):
+    """A network with several heads: each is trained, and their mean is the prediction.
+
+    Made like a functional model, `DeeplySupervised(inputs, heads)`, with the heads' probabilities
+    stacked on the last axis: float32 (N, H, W, heads). In training, the call returns the heads and
+    the loss is the mean of the heads' losses; otherwise the call returns the heads' mean, float32
+    (N, H, W, 1), and loss and metrics are those of the mean.
+    """
+
+    def call(
+        self,
+        inputs: keras.KerasTensor,
+        training: bool | None = None,
+        mask: keras.KerasTensor | None = None,
+    ) -> keras.KerasTensor:
+        """Return the heads in training, (N, H, W, heads), and else their mean, (N, H, W, 1)."""
+        heads = super().call(inputs, training=training, mask=mask)
+        return heads if training else _mean_of_heads(heads)
+
+    def compute_output_spec(
+        self,
+        inputs: keras.KerasTensor,
+        training: bool | None = None,
+        mask: keras.KerasTensor | None = None,
+    ) -> keras.KerasTensor:
+        """Return the shape and dtype of what `call` returns."""
+        heads = super().compute_output_spec(inputs, training=training, mask=mask)
+        return heads if training else keras.KerasTensor((*heads.shape[:-1], 1), heads.dtype)
+
+    def compute_loss(
+        self,
+        x: keras.KerasTensor = None,
+        y: keras.KerasTensor = None,
+        y_pred: keras.KerasTensor = None,
+        sample_weight: keras.KerasTensor | None = None,
+        training: bool = True,
+    ) -> keras.KerasTensor:
+        """Return the compiled loss, averaged over the heads of `y_pred`, (N, H, W, heads)."""
+        losses = [
+            super(DeeplySupervised, self).compute_loss(x, y, head, sample_weight, training)
+            for head in ops.split(y_pred, y_pred.shape[-1], axis=-1)
+        ]
+        return sum(losses) / len(losses)
+
+    def compute_metrics(
+        self,
+        x: keras.KerasTensor,
+        y: keras.KerasTensor,
+        y_pred: keras.KerasTensor,
+        sample_weight: keras.KerasTensor | None = None,
+    ) -> dict:
+        """Return the metrics of the heads' mean."""
+        return super().compute_metrics(x, y, _mean_of_heads(y_pred), sample_weight)
+
+
+def build_unetpp(
+    size: int = 512,
+    base_filters: int = 32,
+    depth: int = 4,
+    normalisation: str = "batch",
+    deep_supervision: bool = True,
+    encoder: str = "plain",
+    encoder_weights: str | os.PathLike | None = None,
+    batch_momentum: float = 0.9,
+) -> keras.Model:
+    """Build a U-Net++: a U-Net whose skip connections are dense convolution blocks.
+
+    Node (i, j) of the grid lies at level i, j steps from the encoder (j = 0). It reads all nodes
+    before it at its level and the upsampled node (i + 1, j - 1). With 32 filters at the top, as in
+    the paper, the network has 9.0 million parameters.
+
+    Args:
+        size: Height and width of the input in pixels, a multiple of 2**depth.
+        base_filters: Filters of the topmost level; every level below doubles them.
+        depth: How often the input is halved; at most 4 with the encoder "vgg16".
+        normalisation: "none", "batch" or "instance", after every 3x3 convolution but VGG16's.
+        deep_supervision: One head on every node of the topmost level, see `DeeplySupervised`;
+            else one head on the last.
+        encoder: "plain", or "vgg16" (the convolutions of VGG16 take the place of the encoder).
+        encoder_weights: For "vgg16": None (random), "imagenet" (Keras downloads them), or the path
+            of a file in the layout in which Keras publishes them without the top.
+        batch_momentum: How much of the running statistics each step keeps, for "batch".
+
+    Returns:
+        A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
+
+    Raises:
+        LungsegError: A parameter is out of its range.
+    """
+    _check(size, base_filters, depth, normalisation, encoder, encoder_weights, batch_momentum)
+    inputs = keras.Input((size, size, 1), name="image")
+
+    def convolve(tensor: keras.KerasTensor, level: int, step: int) -> keras.KerasTensor:
+        filters = base_filters * 2**level
+        name = f"node{level}_{step}"
+        return blocks.convolution_block(tensor, filters, normalisation, batch_momentum, name)
+
+    if encoder == "vgg16":
+        column = _vgg16_levels(inputs, depth, encoder_weights)
+    else:
+        column = [convolve(inputs, 0, 0)]
+        for level in range(1, depth + 1):
+            halved = keras.layers.MaxPooling2D(name=f"down{level}")(column[-1])
+            column.append(convolve(halved, level, 0))
+
+    rows = [[node] for node in column]
+    for step in range(1, depth + 1):
+        for level in range(depth + 1 - step):
+            below = rows[level + 1][step - 1]
+            raised = blocks.upsample(below, base_filters * 2**level, f"up{level}_{step}")
+            joined = keras.layers.Concatenate(name=f"skip{level}_{step}")([*rows[level], raised])
+            rows[level].append(convolve(joined, level, step))
+
+    if not deep_supervision:
+        return keras.Model(inputs, blocks.probability_head(rows[0][-1], "head"), name="unetpp")
+    heads = [blocks.probability_head(n, f"head{step}") for step, n in enumerate(rows[0]) if step]
+    stacked = heads[0] if depth == 1 else keras.layers.Concatenate(name="heads")(heads)
+    return DeeplySupervised(inputs, stacked, name="unetpp")
+
+
+def _check(
+    size: int,
+    base_filters: int,
+    depth: int,
+    normalisation: str,
+    encoder: str,
+    encoder_weights: str | os.PathLike | None,
+    batch_momentum: float,
+) -> None:
+    blocks.check_count("base_filters", base_filters)
+    blocks.check_count("depth", depth)
+    blocks.check_size(size, 2**depth)
+    blocks.check_choice("normalisation", normalisation, blocks.NORMALISATIONS)
+    blocks.check_choice("encoder", encoder, ENCODERS)
+    blocks.check_fraction("batch_momentum", batch_momentum)
+    if encoder == "vgg16" and depth >= len(VGG16_LEVELS):
+        raise LungsegError(
+            f"With the encoder 'vgg16', depth is at most {len(VGG16_LEVELS) - 1}.",
+            depth,
+            "Lower depth, or use the encoder 'plain'.",
+        )
+    if encoder == "plain" and encoder_weights is not None:
+        raise LungsegError(
+            "encoder_weights belong to the encoder 'vgg16'.",
+            f"encoder='plain', encoder_weights={encoder_weights!r}",
+            "Set encoder='vgg16', or leave encoder_weights out.",
+        )
+    if encoder_weights not in (None, "imagenet") and not Path(encoder_weights).is_file():
+        raise LungsegError(
+            "encoder_weights must be None, 'imagenet' or the path of a file.",
+            repr(encoder_weights),
+            "Correct the path, or pass 'imagenet' to let Keras download the weights.",
+        )
+
+
+def _vgg16_levels(
+    inputs: keras.KerasTensor, depth: int, weights: str | os.PathLike | None
+) -> list[keras.KerasTensor]:
+    # Grey gives three equal channels, so that turning them round to VGG16's order changes nothing.
+    colour = keras.layers.Concatenate(name="grey_to_colour")([inputs] * 3)
+    centred = keras.layers.Rescaling(
+        255.0, [-mean for mean in IMAGENET_MEAN], dtype="float32", name="imagenet_mean"
+    )(colour)
+    weights = weights if weights is None else os.fspath(weights)
+    vgg16 = keras.applications.VGG16(include_top=False, weights=weights, input_tensor=centred)
+    return [vgg16.get_layer(name).output for name in VGG16_LEVELS[: depth + 1]]
+
+
+def _mean_of_heads(heads: keras.KerasTensor) -> keras.KerasTensor:
+    return ops.mean(heads, axis=-1, keepdims=True)
