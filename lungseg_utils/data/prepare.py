@@ -1,0 +1,218 @@
+"""Pairs of a bundle to arrays of one size: in parallel, resumable, never stale."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from lungseg_utils.data.cases import Cases, index_of, read_index, write_index
+from lungseg_utils.data.imaging import read_image, read_mask, resize_image, resize_mask
+from lungseg_utils.data.manifest import to_row
+from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
+from lungseg_utils.records import check_reusable, digest_of, file_sha256, read_json, write_json
+
+if TYPE_CHECKING:
+    from lungseg_utils.data.pairing import Pair, Pairing
+    from lungseg_utils.workspace import Workspace
+
+# Raised whenever the same files would give other arrays.
+_VERSION = 1
+_NAMED_CASES = 5
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def prepare(
+    pairing: Pairing,
+    workspace: Workspace,
+    size: int,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Cases:
+    """Resize all X-rays and masks of a bundle and write them to `prepared/<size>`.
+
+    Nothing is done where the folder was made from the same files, manifest rows and size. An
+    interrupted preparation continues; the folder appears only when it is whole. Memory holds as
+    many X-rays as there are workers.
+
+    Args:
+        pairing: The bundle's pairs; unlabelled cases are prepared with an empty mask.
+        workspace: Where to write; work in progress lies in its scratch.
+        size: Side of the square, in pixels.
+        workers: Threads; None for one a processor, at most 8.
+        overwrite: Replace a folder that was made from something else.
+
+    Returns:
+        The prepared cases, sorted by image id, on disk as in `load_prepared`.
+
+    Raises:
+        StaleOutputError: The folder was made from something else, and `overwrite` is off.
+        ImageFileError: A file cannot be read, or a mask has another size than its X-ray.
+        LungsegError: There is no case.
+    """
+    pairs = sorted([*pairing.pairs, *pairing.unlabelled], key=lambda pair: pair.case.image_id)
+    if not pairs:
+        raise LungsegError(
+            "A preparation needs at least one X-ray of the manifest.",
+            "a pairing without cases",
+            "Check with notebook 02_download_and_pair what the bundle holds.",
+        )
+    workers = workers or min(os.cpu_count() or 1, 8)
+    record = _record_of(pairs, size, workers)
+    folder = workspace.prepared(size)
+    if (folder / "record.json").is_file() and not overwrite:
+        _check_same(read_json(folder / "record.json"), record, folder)
+        return load_prepared(workspace, size)
+    if (folder / "record.json").is_file() and read_json(folder / "record.json") == record:
+        return load_prepared(workspace, size)
+    partial = workspace.scratch / "partial" / f"prepared-{size}-{record['digest'][:16]}"
+    _fill(partial, pairs, size, workers)
+    write_index(
+        index_of([p.case for p in pairs], [bool(p.masks) for p in pairs]), partial / "index.csv"
+    )
+    write_json(partial / "record.json", record)
+    _publish(partial, folder)
+    return load_prepared(workspace, size)
+
+
+def load_prepared(workspace: Workspace, size: int) -> Cases:
+    """Open prepared cases; arrays stay on disk until they are used (`Cases.select` copies).
+
+    Args:
+        workspace: Where to look.
+        size: Side of the square, in pixels.
+
+    Raises:
+        MissingInputError: That size was not prepared.
+    """
+    folder = workspace.prepared(size)
+    if not (folder / "record.json").is_file():
+        raise MissingInputError(
+            f"The X-rays must be prepared at {size} × {size} first.",
+            f"no {folder}",
+            f"Run notebook 03_preprocess_and_stitch with SIZE = {size}.",
+        )
+    return Cases(
+        images=np.load(folder / "images.npy", mmap_mode="r"),
+        masks=np.load(folder / "masks.npy", mmap_mode="r"),
+        index=read_index(folder / "index.csv"),
+        digest=read_json(folder / "record.json")["digest"],
+    )
+
+
+def map_in_threads(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], workers: int, title: str
+) -> list[_Result]:
+    """Call `work` on every item in threads, with a progress bar; the first error ends it.
+
+    Returns:
+        The results in the items' order.
+    """
+    from tqdm.auto import tqdm
+
+    items = list(items)
+    with ThreadPoolExecutor(workers) as threads:
+        return list(tqdm(threads.map(work, items), total=len(items), desc=title, unit="case"))
+
+
+def _record_of(pairs: list[Pair], size: int, workers: int) -> dict:
+    """What the arrays depend on: version, size and, for each case, its files and manifest row."""
+
+    def digest(pair: Pair) -> str:
+        files = [file_sha256(path) for path in (pair.image, *pair.masks)]
+        return digest_of({"row": to_row(pair.case), "files": files})
+
+    digests = map_in_threads(digest, pairs, workers, "Checking files")
+    record = {
+        "version": _VERSION,
+        "size": size,
+        "cases": {pair.case.image_id: digest for pair, digest in zip(pairs, digests, strict=True)},
+    }
+    return record | {"digest": digest_of(record)}
+
+
+def _check_same(old: dict, new: dict, folder: Path) -> None:
+    changed = [
+        image_id
+        for image_id in sorted({*old["cases"], *new["cases"]})
+        if old["cases"].get(image_id) != new["cases"].get(image_id)
+    ]
+    named = changed[:_NAMED_CASES]
+
+    def brief(record: dict) -> dict:
+        kept = {key: record[key] for key in ("version", "size")}
+        cases = {name: record["cases"].get(name, "absent")[:12] for name in named}
+        return kept | {"number of cases": len(record["cases"]), "case": cases}
+
+    further = (
+        f" ({len(changed) - len(named)} further cases differ.)" if changed[len(named) :] else ""
+    )
+    advice = f"Set OVERWRITE to make it anew, or choose another WORKSPACE.{further}"
+    check_reusable(brief(old), brief(new), f"prepared/{folder.name}", advice)
+
+
+def _fill(partial: Path, pairs: list[Pair], size: int, workers: int) -> None:
+    """Write the arrays row by row; rows that an interrupted call finished are kept."""
+    partial.mkdir(parents=True, exist_ok=True)
+    images = _open_array(partial / "images.npy", (len(pairs), size, size), np.uint8)
+    masks = _open_array(partial / "masks.npy", (len(pairs), size, size), np.uint8)
+    # A checksum and not a flag: after a power cut a flag may be on disk before its row is.
+    done = _open_array(partial / "done.npy", (len(pairs),), np.int64)
+
+    def write_row(row: int) -> None:
+        if done[row] == _checksum(images[row], masks[row]):
+            return
+        images[row], masks[row] = _prepare_pair(pairs[row], size)
+        done[row] = _checksum(images[row], masks[row])
+
+    map_in_threads(write_row, range(len(pairs)), workers, f"Preparing {size} × {size}")
+    for array in (images, masks):
+        array.flush()
+
+
+def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
+    try:
+        array = np.lib.format.open_memmap(path, mode="r+")
+    except (OSError, ValueError):  # Absent, or cut off while it was made.
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    return array
+
+
+def _checksum(image: np.ndarray, mask: np.ndarray) -> int:
+    """Never 0, which marks a row that was not written."""
+    return 1 + zlib.crc32(mask, zlib.crc32(image))
+
+
+def _prepare_pair(pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray]:
+    image = read_image(pair.image)
+    if not pair.masks:
+        return resize_image(image, size), np.zeros((size, size), np.uint8)
+    mask = read_mask(*pair.masks)
+    if mask.shape != image.shape:
+        raise ImageFileError(
+            "An X-ray and its mask have the same size.",
+            f"case {pair.case.image_id}: X-ray {image.shape[1]} × {image.shape[0]}, "
+            f"mask {mask.shape[1]} × {mask.shape[0]}",
+            "Fetch the two files again, or take the case out of the bundle.",
+        )
+    return resize_image(image, size), resize_mask(mask, size)
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    """Move the finished folder into place; across disks by way of a copy beside its place."""
+    (partial / "done.npy").unlink()
+    staging = folder.with_name(f".partial-{folder.name}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.move(partial, staging)
+    if folder.exists():
+        shutil.rmtree(folder)
+    staging.rename(folder)
