@@ -16,6 +16,7 @@ from lungseg_utils.errors import LungsegError
 SMOOTHING_PIXELS = 1.0
 
 
+@keras.saving.register_keras_serializable(package="lungseg_utils")
 def dice_loss(y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
     """Return 1 - soft Dice of each image (Milletari et al. 2016, arXiv 1606.04797, unsquared).
 
@@ -36,6 +37,7 @@ def dice_loss(y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.Ker
     return 1.0 - (2.0 * overlap + SMOOTHING_PIXELS) / (total + SMOOTHING_PIXELS)
 
 
+@keras.saving.register_keras_serializable(package="lungseg_utils")
 def bce_loss(y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
     """Return the binary cross-entropy of each image, averaged over its pixels.
 
@@ -49,6 +51,7 @@ def bce_loss(y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.Kera
     return ops.mean(ops.binary_crossentropy(_as_rows(y_true), _as_rows(y_pred)), axis=1)
 
 
+@keras.saving.register_keras_serializable(package="lungseg_utils")
 def bce_dice_loss(y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
     """Return `bce_loss` + `dice_loss` of each image, equally weighted.
 
@@ -117,5 +120,4 @@ class DiceCoefficient(keras.metrics.MeanMetricWrapper):
 
 def _as_rows(tensor: keras.KerasTensor) -> keras.KerasTensor:
     tensor = ops.cast(ops.convert_to_tensor(tensor), "float32")
-    # Sizes of the rows are named where they are known, so that XLA sees static shapes.
     return ops.reshape(tensor, (ops.shape(tensor)[0], -1))

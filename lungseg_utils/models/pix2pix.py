@@ -124,20 +124,8 @@ class Pix2Pix(keras.Model):
         self.adversarial_tracker = keras.metrics.Mean(name="generator_adversarial")
         self.l1_tracker = keras.metrics.Mean(name="l1")
         self.discriminator_tracker = keras.metrics.Mean(name="discriminator")
-        self._batch_mean = _BatchMean()
+        self._batch_mean = _BatchMean(name="batch_mean")
         self.built = True  # as both networks are: weights can be saved and loaded at once
-
-    def compile(self, *args: Any, loss: None = None, **kwargs: Any) -> None:
-        """Configure training as `keras.Model.compile` does, but for the loss, which is fixed.
-
-        Raises:
-            LungsegError: A loss was passed.
-        """
-        if loss is not None:
-            raise LungsegError(
-                "Pix2Pix has its own loss.", f"loss={loss!r}", "Leave the loss out; set l1_weight."
-            )
-        super().compile(*args, **kwargs)
 
     def call(self, inputs: keras.KerasTensor, training: bool | None = None) -> keras.KerasTensor:
         """Return the probability of lung; dropout is on in training only."""
@@ -155,7 +143,16 @@ class Pix2Pix(keras.Model):
 
         The discriminator's term cannot reach the generator, which made the mask it sees; the
         generator's term cannot reach the discriminator, whose variables are held constant.
+
+        Raises:
+            LungsegError: The model was compiled with a loss.
         """
+        if getattr(self, "loss", None) is not None:
+            raise LungsegError(
+                "Pix2Pix has its own loss.",
+                f"loss={self.loss!r}",
+                "Compile it without a loss, and set l1_weight instead.",
+            )
         image, truth, made = _to_signed(x), _to_signed(y), _to_signed(y_pred)
         verdict_on_truth = self.discriminator([image, truth], training=training)
         verdict_on_made = self.discriminator([image, ops.stop_gradient(made)], training=training)
