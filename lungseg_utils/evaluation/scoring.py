@@ -123,15 +123,12 @@ def describe_cases(index: pd.DataFrame) -> pd.DataFrame:
     """What the tables group by: `CASE_COLUMNS` of each case, age in years and its band.
 
     Args:
-        index: The manifest's columns; age and sex may be empty.
+        index: The cases' index; age and sex may be missing.
     """
     described = index.copy()
-    ages = pd.to_numeric(described["age_years"].replace("", np.nan)).astype(float)
+    ages = described["age_years"].to_numpy(dtype=float, na_value=np.nan)
     described["age_years"] = ages
     described["age_band"] = [age_band(age) for age in ages]
-    described["sex"] = described["sex"].fillna("").astype(str)
-    for column in ("tuberculosis", "questionable_mask"):
-        described[column] = described[column].astype(int)
     return described[list(CASE_COLUMNS)]
 
 

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scored import SIZE, lungs, make_cases, make_scores
+
+from lungseg_utils.errors import LungsegError
+from lungseg_utils.evaluation import report
+from lungseg_utils.workspace import open_workspace
+
+
+@pytest.fixture
+def scores() -> pd.DataFrame:
+    """Two models on twelve cases; the second misses one case, and one truth is in one piece."""
+    merged = lungs()
+    merged[30:34, 8:56] = 1
+    cases = make_cases([lungs()] * 11 + [merged], source=["montgomery"] * 6 + ["shenzhen"] * 6)
+    good = cases.masks.astype(np.float32)
+    poor = np.roll(good, 2, axis=2)
+    poor[3] = 0
+    runs = {"unet": good, "pix2pix": poor}
+    tables = [
+        report.score_run(name, cases.ids, probability, cases, progress=False)
+        for name, probability in runs.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_the_files_hold_what_was_found(scores, tmp_path):
+    workspace = open_workspace(tmp_path)
+    written = report.write_report(workspace, scores, {"unet": {"digest": "abc"}})
+    assert written.folder == workspace.reports
+    assert sorted(path.name for path in workspace.reports.iterdir()) == [
+        "cases.csv",
+        "differences.csv",
+        "postprocessing.csv",
+        "summary.csv",
+        "summary.json",
+    ]
+    for name in ("cases", "summary", "differences", "postprocessing"):
+        read = pd.read_csv(workspace.reports / f"{name}.csv", keep_default_na=True)
+        table = getattr(written, name)
+        assert list(read.columns) == list(table.columns)
+        numbers = table.select_dtypes("number").columns
+        np.testing.assert_allclose(read[numbers], table[numbers].astype(float))
+
+
+def test_the_record_names_inputs_gaps_and_protocol(scores, tmp_path):
+    workspace = open_workspace(tmp_path)
+    report.write_report(workspace, scores, {"unet": {"digest": "abc"}})
+    text = (workspace.reports / "summary.json").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    record = json.loads(text)
+    assert record["inputs"] == {"unet": {"digest": "abc"}}
+    assert record["without_two_lungs"] == ["case11"]
+    assert {
+        (row["model"], row["stage"], row["region"], row["image_id"])
+        for row in record["empty_predictions"]
+    } == {
+        ("pix2pix", stage, region, "case03")
+        for stage in ("raw", "post")
+        for region in ("both", "right", "left")
+    }
+    assert record["protocol"]["threshold"] == 0.5
+    assert record["versions"]["numpy"] == np.__version__
+    cases_file = (workspace.reports / "cases.csv").read_bytes()
+    assert record["cases_sha256"] == hashlib.sha256(cases_file).hexdigest()
+    headline = {(row["model"], row["stage"]): row for row in record["headline"]}
+    assert headline["unet", "post"]["dice"] == {"mean": 1, "low": 1, "high": 1}
+    assert headline["unet", "post"]["hd95_mm"] == {"mean": 0, "low": None, "high": None}
+    poor = scores.query("model == 'pix2pix' and stage == 'raw' and region == 'both'")
+    assert headline["pix2pix", "raw"]["dice"]["mean"] == pytest.approx(poor["dice"].mean())
+    assert (headline["pix2pix", "raw"]["n"], headline["pix2pix", "raw"]["empty"]) == (12, 1)
+
+
+def test_the_same_scores_give_the_same_bytes(scores, tmp_path):
+    first, second = open_workspace(tmp_path / "first"), open_workspace(tmp_path / "second")
+    for workspace in (first, second):
+        report.write_report(workspace, scores)
+    for path in first.reports.iterdir():
+        assert path.read_bytes() == (second.reports / path.name).read_bytes()
+
+
+def test_per_lung_scores_leave_out_the_odd_truth(scores, tmp_path):
+    summary = report.write_report(open_workspace(tmp_path), scores).summary
+    dice = summary[(summary["metric"] == "dice") & (summary["group"] == "all")]
+    counts = dice[dice["stage"] == "post"].set_index(["model", "region"])["n"].to_dict()
+    assert counts == {
+        (model, region): 12 if region == "both" else 11
+        for model in ("unet", "pix2pix")
+        for region in ("both", "right", "left")
+    }
+
+
+def test_empty_predictions_cost_the_diagonal_in_the_mean(scores):
+    summary = report.summarise(scores)
+    row = summary.query(
+        "model == 'pix2pix' and stage == 'raw' and region == 'both' and group == 'all'"
+    ).set_index("metric")
+    assert row.loc["hd95_px", "mean"] == pytest.approx((11 * 2 + SIZE * 2**0.5) / 12)
+    assert row.loc["dice", "empty"] == 1
+
+
+def test_nothing_to_report_and_double_scores_are_refused(tmp_path):
+    workspace = open_workspace(tmp_path)
+    scores = make_scores({"unet": [0.9, 0.8]})
+    with pytest.raises(LungsegError, match="no rows"):
+        report.write_report(workspace, scores.head(0))
+    with pytest.raises(LungsegError, match="unet scores case00 twice"):
+        report.write_report(workspace, pd.concat([scores, scores]))
+    assert not workspace.reports.exists()
