@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from lungseg_utils.callbacks import Checkpointing
+from lungseg_utils.checkpoints import LAST, Progress, restore_checkpoint, save_checkpoint
+from lungseg_utils.config import TrainingConfig
+from lungseg_utils.data.augmentation import NONE, Augmentation
+from lungseg_utils.data.dataset import CaseBatches
+from lungseg_utils.data.imaging import Preprocessing
+from lungseg_utils.errors import (
+    LungsegError,
+    MissingInputError,
+    StaleOutputError,
+    TrainingDivergedError,
+)
+from lungseg_utils.predict import load_predictions, predict_split, predictions_path
+from lungseg_utils.runs import load_run
+from lungseg_utils.training import BatchDataset, compile_model, train
+from tests.tiny import tiny_cases
+
+TRAIN, VAL = tiny_cases(8, seed=0), tiny_cases(4, seed=1, split="val")
+OPTIONS = {"base_filters": 4, "depth": 2, "normalisation": "batch", "dropout": 0.2}
+
+
+def tiny_config(**changes) -> TrainingConfig:
+    values = {
+        "size": 32,
+        "model_options": OPTIONS,
+        "learning_rate": 0.01,
+        "batch_size": 4,
+        "epochs": 3,
+        "augmentation": NONE,
+    }
+    return TrainingConfig(**values | changes)
+
+
+def weights_of(run) -> list[np.ndarray]:
+    return run.load_model().get_weights()
+
+
+def last_values(run) -> dict[str, np.ndarray]:
+    with np.load(run.folder / LAST) as arrays:
+        return {name: arrays[name] for name in arrays.files if name != "progress"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "unet"
+    return train(tiny_config(epochs=15, patience=15), TRAIN, VAL, folder)
+
+
+def test_training_learns_and_records_what_it_did(trained):
+    history = trained.history
+    assert list(history["epoch"]) == list(range(1, 16))
+    assert history["val_dice"].max() > 0.8
+    assert trained.record["best_val_dice"] == pytest.approx(history["val_dice"].max(), abs=1e-6)
+    assert history["epoch"][history["val_dice"].idxmax()] == trained.record["best_epoch"]
+    assert trained.record["data"]["train_cases"] == 8
+    assert trained.record["versions"]["keras"] == keras.__version__
+    assert trained.config == tiny_config(epochs=15, patience=15)
+
+
+def test_best_weights_are_those_of_the_best_epoch(trained):
+    truth = VAL.masks.astype(bool)
+    found = trained.load_model().predict(VAL.images[..., None] / 255.0, verbose=0)[..., 0] > 0.5
+    overlap = 2 * (truth & found).sum((1, 2)) / (truth.sum((1, 2)) + found.sum((1, 2)))
+
+    assert overlap.mean() == pytest.approx(trained.record["best_val_dice"], abs=1e-4)
+
+
+def test_finished_run_is_not_trained_again(trained, capsys):
+    before = (trained.folder / LAST).stat().st_mtime_ns
+
+    again = train(tiny_config(epochs=15, patience=15), TRAIN, VAL, trained.folder)
+
+    assert (trained.folder / LAST).stat().st_mtime_ns == before
+    assert again.record["finished"] == trained.record["finished"]
+    assert "trained already" in capsys.readouterr().out
+
+
+class InterruptionError(Exception):
+    pass
+
+
+def test_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(tmp_path, monkeypatch):
+    config = tiny_config(augmentation=Augmentation(), schedule="cosine")
+    undisturbed = train(config, TRAIN, VAL, tmp_path / "undisturbed")
+    monkeypatch.setattr(
+        Checkpointing, "on_epoch_begin", lambda self, epoch, logs=None: _break_in(2, epoch)
+    )
+    with pytest.raises(InterruptionError):
+        train(config, TRAIN, VAL, tmp_path / "interrupted")
+    monkeypatch.undo()
+
+    resumed = train(config, TRAIN, VAL, tmp_path / "interrupted")
+
+    assert list(resumed.history["epoch"]) == [1, 2, 3]
+    wanted, found = last_values(undisturbed), last_values(resumed)
+    assert wanted.keys() == found.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-4)
+
+
+def _break_in(wanted: int, epoch: int) -> None:
+    if epoch == wanted:
+        raise InterruptionError
+
+
+def test_raised_epochs_go_on_and_lowered_ones_are_refused(tmp_path):
+    train(tiny_config(epochs=1), TRAIN, VAL, tmp_path / "unet")
+
+    longer = train(tiny_config(epochs=2), TRAIN, VAL, tmp_path / "unet")
+
+    assert list(longer.history["epoch"]) == [1, 2]
+    with pytest.raises(StaleOutputError, match="EPOCHS was 2, now 1"):
+        train(tiny_config(epochs=1), TRAIN, VAL, tmp_path / "unet")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"learning_rate": 0.02}, "config.learning_rate was 0.01, now 0.02"),
+        ({"preprocessing": Preprocessing(clahe=True)}, "config.preprocessing.clahe was False"),
+        ({"augmentation": Augmentation()}, "config.augmentation.rotation"),
+        ({"model_options": OPTIONS | {"base_filters": 8}}, "config.model_options.base_filters"),
+    ],
+)
+def test_changed_parameters_never_reuse_a_run(trained, changes, named):
+    with pytest.raises(StaleOutputError, match=named.replace(".", r"\.")):
+        train(tiny_config(epochs=15, patience=15, **changes), TRAIN, VAL, trained.folder)
+
+
+def test_changed_data_never_reuse_a_run(trained):
+    other = tiny_cases(8, seed=9)
+
+    with pytest.raises(StaleOutputError, match="train_digest"):
+        train(tiny_config(epochs=15, patience=15), other, VAL, trained.folder)
+
+
+def test_overwrite_starts_anew(tmp_path):
+    train(tiny_config(epochs=1), TRAIN, VAL, tmp_path / "unet")
+
+    run = train(tiny_config(epochs=1, seed=5), TRAIN, VAL, tmp_path / "unet", overwrite=True)
+
+    assert run.config.seed == 5
+    assert len(run.history) == 1
+
+
+def test_training_stops_when_patience_runs_out(tmp_path):
+    # A rate this small changes no pixel, so no epoch after the first is better.
+    config = tiny_config(
+        learning_rate=1e-12, epochs=9, patience=2, model_options={"base_filters": 4, "depth": 2}
+    )
+
+    run = train(config, TRAIN, VAL, tmp_path / "unet")
+
+    assert run.record["stopped_early"]
+    assert len(run.history) == 3
+    with pytest.raises(StaleOutputError, match="PATIENCE"):
+        train(tiny_config(**{**vars(config), "epochs": 20}), TRAIN, VAL, tmp_path / "unet")
+
+
+def test_divergence_stops_with_an_error_that_says_what_to_do(tmp_path, monkeypatch):
+    def broken_loss(y_true, y_pred):
+        return keras.ops.mean(y_pred, axis=(1, 2, 3)) * float("nan")
+
+    monkeypatch.setattr("lungseg_utils.training.get_loss", lambda name: broken_loss)
+
+    with pytest.raises(TrainingDivergedError, match="LEARNING_RATE"):
+        train(tiny_config(), TRAIN, VAL, tmp_path / "unet")
+    assert not (tmp_path / "unet" / "best.weights.h5").exists()
+
+
+def test_cases_of_another_size_are_refused(tmp_path):
+    with pytest.raises(LungsegError, match="03_preprocess_and_stitch"):
+        train(tiny_config(size=64), TRAIN, VAL, tmp_path / "unet")
+    assert not (tmp_path / "unet").exists()
+
+
+def test_keras_draws_each_batch_of_its_own_epoch():
+    seen = []
+
+    class Recording(CaseBatches):
+        def batch(self, epoch, index):
+            seen.append((epoch, index))
+            return super().batch(epoch, index)
+
+    from lungseg_utils.callbacks import EpochClock
+
+    dataset = BatchDataset(Recording(TRAIN, 4, NONE, Preprocessing(), seed=0))
+    model = compile_model(tiny_config(), steps=2)
+    model.fit(dataset, epochs=3, callbacks=[EpochClock(dataset)], verbose=0)
+
+    # Keras looks at the first batches once to learn their shapes; the last six are trained on.
+    assert seen[-6:] == [(epoch, index) for epoch in range(3) for index in range(2)]
+
+
+def test_checkpoint_holds_optimizer_dropout_and_progress(tmp_path):
+    model = compile_model(tiny_config(optimizer="adamw", weight_decay=1e-4), steps=2)
+    dataset = BatchDataset(CaseBatches(TRAIN, 4, NONE, Preprocessing(), seed=0))
+    model.fit(dataset, epochs=1, verbose=0)
+    progress = Progress(epoch=1, best=0.5, best_epoch=1, history=[{"epoch": 1, "loss": 0.3}])
+    save_checkpoint(tmp_path / LAST, model, progress)
+    other = compile_model(tiny_config(optimizer="adamw", weight_decay=1e-4), steps=2)
+
+    assert restore_checkpoint(tmp_path / LAST, other) == progress
+    model.fit(dataset, epochs=1, verbose=0)
+    other.fit(dataset, epochs=1, verbose=0)
+    for left, right in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_truncated_checkpoint_and_foreign_architecture_are_refused(tmp_path):
+    model = compile_model(tiny_config(), steps=2)
+    save_checkpoint(tmp_path / LAST, model, Progress())
+    whole = (tmp_path / LAST).read_bytes()
+    other = compile_model(tiny_config(model_options=OPTIONS | {"base_filters": 8}), steps=2)
+    with pytest.raises(LungsegError, match="architecture"):
+        restore_checkpoint(tmp_path / LAST, other)
+    (tmp_path / LAST).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LungsegError, match="whole"):
+        restore_checkpoint(tmp_path / LAST, model)
+
+
+def test_weight_decay_spares_biases_and_normalisation():
+    model = compile_model(tiny_config(optimizer="adamw", weight_decay=0.1), steps=2)
+    decayed = {
+        variable.path.split("/")[-1]
+        for variable in model.trainable_variables
+        if model.optimizer._use_weight_decay(variable)
+    }
+
+    assert decayed == {"kernel"}
+
+
+def test_cosine_schedule_ends_at_zero_after_all_epochs():
+    model = compile_model(tiny_config(schedule="cosine", epochs=4, learning_rate=0.5), steps=10)
+    rates = [float(model.optimizer._learning_rate(step)) for step in (0, 20, 40)]
+
+    assert rates == pytest.approx([0.5, 0.25, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_and_keeps_float32_weights(tmp_path, policy):
+    run = train(tiny_config(epochs=1, precision=policy), TRAIN, VAL, tmp_path / policy)
+
+    assert run.record["dtype_policy"] == policy
+    assert np.isfinite(run.history["loss"]).all()
+    assert {weight.dtype for weight in weights_of(run)} == {np.dtype(np.float32)}
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "changes"),
+    [
+        ("unetpp", {"base_filters": 4, "depth": 2}, {}),
+        ("pix2pix", {"base_filters": 4}, {"batch_size": 1, "beta_1": 0.5, "learning_rate": 2e-3}),
+    ],
+)
+def test_the_other_networks_train_resume_and_predict_by_the_same_call(
+    tmp_path, model, options, changes
+):
+    config = tiny_config(model=model, model_options=options, epochs=1, **changes)
+    train(config, TRAIN, VAL, tmp_path / model)
+    config = tiny_config(model=model, model_options=options, epochs=2, **changes)
+
+    run = train(config, TRAIN, VAL, tmp_path / model)
+
+    assert list(run.history["epoch"]) == [1, 2]
+    predict_split(run, VAL, "val")
+    ids, probability = load_predictions(run.folder, "val")
+    assert ids == VAL.ids
+    assert probability.min() >= 0 and probability.max() <= 1
+
+
+def test_two_devices_train_as_one(tmp_path):
+    # Logical devices are set before TensorFlow starts, so this runs in a process of its own.
+    import subprocess
+    import sys
+
+    script = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.test_training import TRAIN, VAL, tiny_config
+from lungseg_utils.training import train
+run = train(tiny_config(distribute="mirrored", epochs=2), TRAIN, VAL, sys.argv[1])
+print("losses", list(run.history["loss"]))
+assert tf.config.list_logical_devices("CPU").__len__() == 2
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "unet")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "unet" / "run.json").read_text())
+    assert record["epochs_run"] == 2
+
+
+def test_prediction_file_follows_the_run_and_is_not_made_twice(trained):
+    path = predict_split(trained, VAL, "val", batch_size=3)
+    first = path.stat().st_mtime_ns
+    assert path == predictions_path(trained.folder, "val")
+
+    ids, probability = load_predictions(trained.folder, "val")
+    expected = trained.load_model().predict(VAL.images[..., None] / 255.0, verbose=0)[..., 0]
+    np.testing.assert_allclose(probability, expected, atol=1e-3)
+    assert ids == VAL.ids
+    predict_split(trained, VAL, "val")
+    assert path.stat().st_mtime_ns == first
+    path.write_bytes(path.read_bytes()[:100])
+    predict_split(trained, VAL, "val")
+    np.testing.assert_allclose(load_predictions(trained.folder, "val")[1], expected, atol=1e-3)
+
+
+def test_preprocessing_of_the_run_is_replayed(tmp_path):
+    config = tiny_config(epochs=1, preprocessing=Preprocessing(normalise="minmax"))
+    run = train(config, TRAIN, VAL, tmp_path / "unet")
+    predict_split(run, VAL, "val")
+
+    low, high = VAL.images.min((1, 2), keepdims=True), VAL.images.max((1, 2), keepdims=True)
+    stretched = np.round((VAL.images - low) * (255.0 / (high - low))) / 255
+    expected = run.load_model().predict(stretched[..., None], verbose=0)[..., 0]
+    np.testing.assert_allclose(load_predictions(run.folder, "val")[1], expected, atol=5e-3)
+
+
+def test_missing_run_and_missing_predictions_name_the_notebook(tmp_path, trained):
+    with pytest.raises(MissingInputError, match="05_train_unetpp"):
+        load_run(tmp_path / "unetpp")
+    with pytest.raises(MissingInputError, match="04_train_unet"):
+        load_predictions(trained.folder, "test")
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    run = train(tiny_config(epochs=1), TRAIN, VAL, tmp_path / "unet")
+    run.best_weights.write_bytes(run.best_weights.read_bytes()[:500])
+
+    with pytest.raises(LungsegError, match=r"best\.weights\.h5"):
+        run.load_model()
