@@ -178,6 +178,12 @@ def _parse(text: str, path: Path) -> list[tuple[int, Case]]:
                     "Compare the row with the header; a comma may be missing or too many.",
                 )
             cases.append((reader.line_num, _parse_row(cells, reader.line_num, path)))
+        if not cases:
+            raise ManifestError(
+                "A manifest has at least one case.",
+                f"a header and no row in {path}",
+                "Restore the file, or build the manifest again.",
+            )
     except csv.Error as error:
         raise ManifestError(
             "The manifest must be comma-separated text.",

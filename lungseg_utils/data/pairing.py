@@ -18,6 +18,7 @@ LEFT_MASK_FOLDER = "ManualMask/leftMask"
 RIGHT_MASK_FOLDER = "ManualMask/rightMask"
 READINGS_FOLDER = "ClinicalReadings"
 SUFFIXES = (".png", ".jpg", ".jpeg")
+KAGGLE_FOLDER = "Lung Segmentation"
 SEARCH_DEPTH = 3
 
 
@@ -46,7 +47,9 @@ class Pairing:
         unlabelled: X-rays that have no mask according to the manifest, sorted by image id.
         missing_images: Ids in the manifest whose X-ray is not in the bundle.
         missing_masks: Ids whose X-ray is there, but not the mask the manifest names.
-        orphan_masks: Mask files that belong to no pair, relative to the bundle.
+        orphan_masks: Mask files, relative to the bundle, that belong to no pair: their X-ray or
+            the other lung's mask is missing, the manifest says the case has none, or another
+            file of the same case is used.
         unknown_images: X-ray files that the manifest does not name.
     """
 
@@ -64,7 +67,7 @@ class Pairing:
         lines += _listed("X-rays without a mask", [pair.case.image_id for pair in self.unlabelled])
         lines += _listed("X-rays of the manifest missing in the bundle", self.missing_images)
         lines += _listed("X-rays whose mask is missing in the bundle", self.missing_masks)
-        lines += _listed("Masks without an X-ray or without their other lung", self.orphan_masks)
+        lines += _listed("Masks that belong to no pair", self.orphan_masks)
         lines += _listed("X-rays unknown to the manifest", self.unknown_images)
         return "\n".join(lines)
 
@@ -95,7 +98,8 @@ class MaskFiles:
 def find_bundle(folder: Path | str) -> Path:
     """Find the bundle, the folder that holds `CXR_png`, in a folder or up to 3 levels below.
 
-    The highest one is taken: the Kaggle bundle holds a second copy of itself further down.
+    The highest one is taken, and `Lung Segmentation` before others beside it: the Kaggle
+    bundle holds a second copy of itself under `data`.
 
     Raises:
         MissingInputError: There is none, or there are several on the same level.
@@ -104,6 +108,7 @@ def find_bundle(folder: Path | str) -> Path:
     level = [folder] if folder.is_dir() else []
     for _ in range(SEARCH_DEPTH + 1):
         found = [candidate for candidate in level if (candidate / IMAGE_FOLDER).is_dir()]
+        found = [path for path in found if path.name == KAGGLE_FOLDER] or found
         if len(found) > 1:
             raise MissingInputError(
                 f"One folder holds `{IMAGE_FOLDER}`.",
@@ -136,7 +141,7 @@ def find_masks(bundle: Path) -> MaskFiles:
     """List a bundle's masks by image id, in both layouts and both naming rules."""
     return MaskFiles(
         *(
-            _by_id(list_images(bundle / folder))
+            _by_id(list_images(bundle / folder), naming_suffix="_mask")
             for folder in (MASK_FOLDER, LEFT_MASK_FOLDER, RIGHT_MASK_FOLDER)
         )
     )
@@ -224,10 +229,10 @@ def _subfolders(folder: Path) -> list[Path]:
     )
 
 
-def _by_id(paths: Iterable[Path]) -> dict[str, list[Path]]:
+def _by_id(paths: Iterable[Path], naming_suffix: str = "") -> dict[str, list[Path]]:
     files = defaultdict(list)
     for path in paths:
-        files[path.stem.removesuffix("_mask")].append(path)
+        files[path.stem.removesuffix(naming_suffix)].append(path)
     return dict(files)
 
 

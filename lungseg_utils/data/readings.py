@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from lungseg_utils.errors import LungsegError
 
 _DAYS_PER_YEAR = 365.25
-_AGE = r"(?P<age>\d{1,5})\s*(?P<unit>[a-z]*)\.?"
+_UNIT = r"(?P<unit>[ymwd])(?:rs?|ears?|os?|onths?|eeks?|ays?)?"
+_AGE = rf"(?P<age>\d{{1,5}})(?:[ \t]*{_UNIT})?\b\.?"
 # Montgomery: "Patient's Sex: F", "Patient's Age: 027Y", then the finding.
 _MONTGOMERY = re.compile(
     r"\s*patient'?s\s+sex\s*:\s*(?P<sex>\w+)\s+patient'?s\s+age\s*:\s*" + _AGE + r"(?P<finding>.*)",
@@ -54,13 +55,11 @@ def parse_reading(text: str, source: str) -> Reading:
     """
     match = _FORMATS[source].match(text.lstrip("\ufeff").replace("’", "'"))
     sex = _SEXES.get(match["sex"].lower()) if match else None
-    units_per_year = _UNITS_PER_YEAR.get(match["unit"][:1].lower() or "y") if match else None
-    if sex is None or units_per_year is None:
+    if match is None or sex is None:
         raise LungsegError(
             f"A reading of {source} begins with sex and age.",
             repr(text[:80]),
             "Compare the file with the data set's; it may be damaged.",
         )
-    # A tiny addition, lest 365.25 · 4 days fall short of 4 years by rounding.
-    age_years = int(int(match["age"]) / units_per_year + 1e-9)
+    age_years = int(int(match["age"]) / _UNITS_PER_YEAR[(match["unit"] or "y").lower()])
     return Reading(sex, age_years, " ".join(match["finding"].split()))

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import lungseg_utils.data.manifest as manifest_module
+from lungseg_utils.data.manifest import (
+    COLUMNS,
+    SOURCES,
+    SPLITS,
+    Case,
+    count_splits,
+    default_manifest_path,
+    load_manifest,
+    to_row,
+    write_manifest,
+)
+from lungseg_utils.errors import LungsegError, ManifestError
+
+HEADER = (
+    "image_id,source,image_file,mask_file,tuberculosis,sex,age_years,original_width,"
+    "original_height,patient_group,same_patient_evidence,questionable_mask,published_split,split"
+)
+ROWS = [
+    "CHNCXR_0001_0,shenzhen,CHNCXR_0001_0.png,CHNCXR_0001_0_mask.png,"
+    "0,M,45,3000,2919,CHNCXR_0001,,0,test,test",
+    "CHNCXR_0340_1,shenzhen,CHNCXR_0340_1.png,,1,F,,2900,2800,CHNCXR_0340,,0,,unlabelled",
+    "MCUCXR_0162_1,montgomery,MCUCXR_0162_1.png,MCUCXR_0162_1.png,"
+    "1,,33,4020,4892,MCUCXR_0162,stated,1,train,train",
+]
+
+
+def write_csv(folder: Path, *rows: str, header: str = HEADER) -> Path:
+    path = folder / "manifest.csv"
+    path.write_bytes("".join(f"{line}\n" for line in (header, *rows)).encode())
+    return path
+
+
+def changed(row: int, **cells: str) -> list[str]:
+    """The rows with some cells of one of them replaced."""
+    values = dict(zip(COLUMNS, ROWS[row].split(","), strict=True)) | cells
+    return [*ROWS[:row], ",".join(values.values()), *ROWS[row + 1 :]]
+
+
+def refusal(folder: Path, *rows: str, header: str = HEADER) -> ManifestError:
+    with pytest.raises(ManifestError) as caught:
+        load_manifest(write_csv(folder, *rows, header=header))
+    assert "manifest.csv" in str(caught.value.received)
+    return caught.value
+
+
+def test_a_row_becomes_a_typed_case(tmp_path: Path):
+    cases = load_manifest(write_csv(tmp_path, *ROWS))
+    assert cases[2] == Case(
+        image_id="MCUCXR_0162_1",
+        source="montgomery",
+        image_file="MCUCXR_0162_1.png",
+        mask_file="MCUCXR_0162_1.png",
+        tuberculosis=True,
+        sex="",
+        age_years=33,
+        original_width=4020,
+        original_height=4892,
+        patient_group="MCUCXR_0162",
+        same_patient_evidence="stated",
+        questionable_mask=True,
+        published_split="train",
+        split="train",
+    )
+    assert cases[1].age_years is None and cases[1].mask_file == ""
+    assert ",".join(COLUMNS) == HEADER
+
+
+def test_writing_gives_back_the_same_bytes(tmp_path: Path):
+    path = write_csv(tmp_path, *ROWS)
+    again = write_manifest(tmp_path / "again.csv", reversed(load_manifest(path)))
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path):
+    path = write_csv(tmp_path, *ROWS)
+    cases = load_manifest(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_manifest(path) == cases
+
+
+def test_selection_by_source_and_split(tmp_path: Path):
+    path = write_csv(tmp_path, *ROWS)
+    chosen = [case.image_id for case in load_manifest(path, sources="shenzhen")]
+    assert chosen == ["CHNCXR_0001_0", "CHNCXR_0340_1"]
+    chosen = [case.image_id for case in load_manifest(path, splits=["train", "unlabelled"])]
+    assert chosen == ["CHNCXR_0340_1", "MCUCXR_0162_1"]
+    assert load_manifest(path, sources=("montgomery",), splits=("test",)) == []
+
+
+@pytest.mark.parametrize("argument", [{"sources": "jsrt"}, {"splits": ["train", "training"]}])
+def test_an_unknown_selection_is_refused(tmp_path: Path, argument: dict):
+    with pytest.raises(LungsegError, match=r"jsrt|training"):
+        load_manifest(write_csv(tmp_path, *ROWS), **argument)
+
+
+def test_missing_and_extra_columns_are_named(tmp_path: Path):
+    error = refusal(tmp_path, *ROWS, header=HEADER.replace("sex", "gender"))
+    assert "no column 'sex'" in error.received and "unknown column 'gender'" in error.received
+
+
+def test_columns_in_another_order_are_refused(tmp_path: Path):
+    error = refusal(tmp_path, *ROWS, header=HEADER.replace("image_id,source", "source,image_id"))
+    assert "another order" in error.received
+
+
+def test_an_empty_file_has_no_header(tmp_path: Path):
+    path = tmp_path / "manifest.csv"
+    path.touch()
+    with pytest.raises(ManifestError, match="no column 'image_id'"):
+        load_manifest(path)
+
+
+def test_a_manifest_without_cases_is_refused(tmp_path: Path):
+    assert "at least one case" in refusal(tmp_path).rule
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("image_id", ""),
+        ("image_id", "../CHNCXR_0001_0"),
+        ("source", "Shenzhen"),
+        ("image_file", "images/CHNCXR_0001_0.png"),
+        ("image_file", "..\\CHNCXR_0001_0.png"),
+        ("image_file", "C:x.png"),
+        ("image_file", ".."),
+        ("image_file", "x.png "),
+        ("mask_file", "/etc/passwd"),
+        ("tuberculosis", "yes"),
+        ("tuberculosis", ""),
+        ("sex", "male"),
+        ("age_years", "-1"),
+        ("age_years", "4.5"),
+        ("age_years", "131"),
+        ("age_years", " 45"),
+        ("age_years", "4_5"),
+        ("age_years", "٤٥"),
+        ("original_width", "0"),
+        ("original_width", ""),
+        ("original_height", "1e3"),
+        ("original_height", "100001"),
+        ("patient_group", ""),
+        ("same_patient_evidence", "likely"),
+        ("questionable_mask", "2"),
+        ("published_split", "unlabelled"),
+        ("split", ""),
+        ("split", "training"),
+    ],
+)
+def test_a_bad_cell_is_named_by_row_and_column(tmp_path: Path, column: str, cell: str):
+    error = refusal(tmp_path, *changed(0, **{column: cell}))
+    assert f"in row 2, column `{column}`" in error.received
+    assert repr(cell) in error.received
+
+
+def test_a_row_with_too_few_or_too_many_cells_is_named(tmp_path: Path):
+    assert "15 in row 3" in refusal(tmp_path, ROWS[0], ROWS[1] + ",").received
+    assert "13 in row 4" in refusal(tmp_path, *ROWS[:2], ROWS[2][: -len(",train")]).received
+    assert "0 in row 3" in refusal(tmp_path, ROWS[0], "", ROWS[1]).received
+
+
+def test_an_open_quotation_mark_is_named_by_row(tmp_path: Path):
+    error = refusal(tmp_path, ROWS[0], '"' + ROWS[1])
+    assert "comma-separated" in error.rule and "in row 3" in error.received
+
+
+def test_a_duplicate_is_named(tmp_path: Path):
+    error = refusal(tmp_path, ROWS[0], *ROWS)
+    assert "'CHNCXR_0001_0' in row 3, column `image_id`" in error.received
+
+
+def test_two_cases_cannot_share_an_image(tmp_path: Path):
+    error = refusal(tmp_path, *changed(1, image_file="CHNCXR_0001_0.png"))
+    assert "also in row 2 in row 3, column `image_file`" in error.received
+
+
+def test_rows_are_sorted(tmp_path: Path):
+    error = refusal(tmp_path, ROWS[1], ROWS[0], ROWS[2])
+    assert "'CHNCXR_0001_0' after 'CHNCXR_0340_1' in row 3" in error.received
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("train", "test"), ("val", "test"), ("train", "val"), ("test", "train")]
+)
+def test_a_patient_in_two_splits_is_a_leak(tmp_path: Path, first: str, second: str):
+    rows = changed(0, split=first, patient_group="MCUCXR_0162")[:1] + changed(2, split=second)[2:]
+    error = refusal(tmp_path, *rows)
+    assert f"CHNCXR_0001_0 in {first}, MCUCXR_0162_1 in {second}" in error.received
+    assert "in row 3, column `split`" in error.received
+
+
+def test_an_excluded_image_may_share_the_patient_of_a_test_image(tmp_path: Path):
+    rows = changed(0, patient_group="MCUCXR_0162")[:1] + changed(2, split="excluded")[2:]
+    assert count_splits(load_manifest(write_csv(tmp_path, *rows)))["excluded"] == 1
+
+
+@pytest.mark.parametrize("change", [{"split": "train"}, {"mask_file": "x.png"}])
+def test_unlabelled_means_without_mask(tmp_path: Path, change: dict):
+    error = refusal(tmp_path, *changed(1, **change))
+    assert "exactly where it has no `mask_file`" in error.rule and "in row 3" in error.received
+
+
+def test_text_in_another_encoding_is_named_by_row(tmp_path: Path):
+    path = write_csv(tmp_path, *ROWS)
+    path.write_bytes(path.read_bytes().replace(b"CHNCXR_0340,", b"CHN\xfcR_0340,"))
+    with pytest.raises(ManifestError, match="UTF-8") as caught:
+        load_manifest(path)
+    assert "byte 0xfc in row 3" in caught.value.received
+
+
+def test_a_missing_file_is_a_clear_error(tmp_path: Path):
+    with pytest.raises(ManifestError, match="No such file"):
+        load_manifest(tmp_path / "manifest.csv")
+
+
+def test_writing_refuses_what_loading_would(tmp_path: Path):
+    case = load_manifest(write_csv(tmp_path, *ROWS))[0]
+    out = tmp_path / "out.csv"
+    for bad in (dataclasses.replace(case, sex="x"), dataclasses.replace(case, image_file="a/b")):
+        with pytest.raises(ManifestError, match="in row 2"):
+            write_manifest(out, [bad])
+    with pytest.raises(ManifestError, match="there once"):
+        write_manifest(out, [case, case])
+    assert not out.exists()
+
+
+names = st.text("aZ09_-é ,\"'", min_size=1, max_size=6).filter(lambda name: name == name.strip())
+cases_strategy = st.lists(
+    st.builds(
+        Case,
+        image_id=names,
+        source=st.sampled_from(SOURCES),
+        image_file=names,
+        mask_file=names,
+        tuberculosis=st.booleans(),
+        sex=st.sampled_from(["M", "F", ""]),
+        age_years=st.none() | st.integers(0, 130),
+        original_width=st.integers(1, 100_000),
+        original_height=st.integers(1, 100_000),
+        patient_group=names,
+        same_patient_evidence=st.sampled_from(["stated", "probable", ""]),
+        questionable_mask=st.booleans(),
+        published_split=st.sampled_from(["train", "val", "test", ""]),
+        split=st.just("train"),
+    ),
+    min_size=1,
+    max_size=4,
+    unique_by=(lambda case: case.image_id, lambda case: case.image_file),
+)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(cases=cases_strategy)
+def test_what_is_written_is_loaded(tmp_path: Path, cases: list[Case]):
+    loaded = load_manifest(write_manifest(tmp_path / "manifest.csv", cases))
+    assert loaded == sorted(cases, key=lambda case: case.image_id)
+
+
+def test_a_case_as_text(tmp_path: Path):
+    case = load_manifest(write_csv(tmp_path, *ROWS))[1]
+    assert ",".join(to_row(case).values()) == ROWS[1]
+
+
+def test_the_packaged_manifest_goes_before_the_repositorys(tmp_path: Path, monkeypatch):
+    module = tmp_path / "site" / "lungseg_utils" / "data" / "manifest.py"
+    monkeypatch.setattr(manifest_module, "__file__", str(module))
+    assert default_manifest_path() == tmp_path / "site" / "data_manifest.csv"
+    module.parent.mkdir(parents=True)
+    shipped = module.parent.parent / "data_manifest.csv"
+    shipped.touch()
+    assert default_manifest_path() == shipped
+
+
+def test_the_projects_manifest():
+    cases = load_manifest()
+    assert len(cases) == 800
+    assert count_splits(cases) == {
+        "train": 498,
+        "val": 58,
+        "test": 141,
+        "excluded": 7,
+        "unlabelled": 96,
+    }
+    assert len(load_manifest(sources="montgomery")) == 138
+    assert len(load_manifest(sources="shenzhen", splits=[*SPLITS[:4]])) == 566
+    assert sum(case.tuberculosis for case in cases) == 58 + 336
+    assert sum(case.questionable_mask for case in cases) == 62
+
+
+def test_the_projects_manifest_keeps_the_known_patients_together():
+    by_number = {case.image_id[7:11]: case for case in load_manifest(sources="montgomery")}
+    stated = [{"0113", "0117"}, {"0162", "0166", "0170"}]
+    probable = [
+        {"0264", "0313", "0316"},
+        {"0258", "0309", "0311"},
+        {"0254", "0255"},
+        {"0173", "0243"},
+        {"0372", "0375"},
+    ]
+    for evidence, groups in (("stated", stated), ("probable", probable)):
+        for group in groups:
+            members = [by_number[number] for number in group]
+            assert len({case.patient_group for case in members}) == 1
+            assert {case.same_patient_evidence for case in members} == {evidence}
+            assert len({case.split for case in members} - {"excluded"}) == 1
+
+
+def test_the_test_set_is_the_published_one():
+    cases = load_manifest()
+    assert all((case.split == "test") == (case.published_split == "test") for case in cases)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lungseg_utils.errors import LungsegError, ManifestError, StaleOutputError
+from lungseg_utils.records import (
+    check_reusable,
+    differing,
+    digest_of,
+    file_sha256,
+    read_json,
+    write_atomically,
+    write_json,
+)
+
+scalars = st.none() | st.booleans() | st.integers() | st.text('aé"\\ ', max_size=3)
+records = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text("abc", min_size=1, max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+record_dictionaries = st.dictionaries(st.text("abc", min_size=1, max_size=3), records, max_size=4)
+
+
+def test_an_error_says_rule_received_and_advice():
+    error = ManifestError("Rows are sorted.", "b before a", "Sort them.")
+    assert isinstance(error, LungsegError) and isinstance(error, ValueError)
+    assert (error.rule, error.received, error.advice) == error.args
+    lines = str(error).splitlines()
+    assert lines == ["Rows are sorted.", "  Received: b before a", "  What to do: Sort them."]
+
+
+def test_a_file_is_written_whole_with_its_folder(tmp_path: Path):
+    path = write_atomically(tmp_path / "new" / "a.txt", lambda temporary: _write(temporary, "two"))
+    assert path.read_text() == "two"
+    assert list(path.parent.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(_touched(tmp_path).stat().st_mode)
+
+
+def test_the_temporary_name_keeps_the_suffix(tmp_path: Path):
+    seen = []
+    write_atomically(tmp_path / "a.tar.gz", lambda temporary: seen.append(temporary))
+    assert seen[0].name.endswith("a.tar.gz") and seen[0].parent == tmp_path
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_comes_back_as_it_was_and_is_readable(tmp_path: Path):
+    data = {"b": [1, 2.5, None], "a": {"name": "Größe"}}
+    path = write_json(tmp_path / "a.json", data)
+    assert read_json(path) == data
+    assert "Größe" in path.read_text(encoding="utf-8")
+
+
+def test_json_refuses_nan(tmp_path: Path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_sha256_is_that_of_the_standard(tmp_path: Path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1.
+    assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_digest_is_sha256_of_canonical_json():
+    assert digest_of({"b": 1, "a": [True]}) == hashlib.sha256(b'{"a":[true],"b":1}').hexdigest()
+
+
+@given(record_dictionaries)
+def test_a_digest_does_not_depend_on_the_order_of_keys(record: dict):
+    assert digest_of(dict(reversed(record.items()))) == digest_of(record)
+
+
+@given(record_dictionaries)
+def test_a_digest_depends_on_every_value(record: dict):
+    assert digest_of({**record, "seed": 1}) != digest_of({**record, "seed": 2})
+
+
+def test_differing_joins_nested_keys():
+    old = {"size": 256, "augmentation": {"rotation": 10, "zoom": 0.1}, "gone": 1}
+    new = {"size": 256, "augmentation": {"rotation": 5, "zoom": 0.1}, "more": {"x": 2}}
+    assert differing(old, new) == {
+        "augmentation.rotation": (10, 5),
+        "gone": (1, "(absent)"),
+        "more.x": ("(absent)", 2),
+    }
+
+
+@given(record_dictionaries)
+def test_a_record_does_not_differ_from_itself(record: dict):
+    assert differing(record, json.loads(json.dumps(record))) == {}
+    check_reusable(record, record, "prepared/256", "Overwrite it.")
+
+
+def test_a_tuple_equals_the_list_that_json_makes_of_it():
+    check_reusable({"shape": [1, 2]}, {"shape": (1, 2)}, "prepared/256", "Overwrite it.")
+
+
+def test_stale_output_names_each_differing_value_and_the_way_out():
+    record, wanted = {"size": 256, "seed": 1, "epochs": 5}, {"size": 512, "seed": 1, "epochs": 9}
+    with pytest.raises(StaleOutputError) as caught:
+        check_reusable(record, wanted, "runs/unet", "Choose another RUN_NAME.", ignore={"epochs"})
+    assert "size was 256, now 512" in caught.value.received
+    assert "epochs" not in caught.value.received and "seed" not in caught.value.received
+    assert "runs/unet" in caught.value.rule and caught.value.advice == "Choose another RUN_NAME."
+
+
+def test_ignored_keys_may_differ():
+    check_reusable({"epochs": 5}, {"epochs": 9}, "runs/unet", "…", ignore=("epochs",))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def _touched(folder: Path) -> Path:
+    path = folder / "touched"
+    path.touch()
+    return path
