@@ -1,0 +1,48 @@
+# make demo                  all nine notebooks on synthetic X-rays, in workspace/demo
+# make test                  lint and tests, notebooks included
+# make real DATA=folder      all nine notebooks on a downloaded bundle, in workspace/real
+# make lint                  ruff alone
+# make set-repository URL=…  the repository's address in badges, notebooks and README
+# make clean                 removes .venv and caches; the workspace stays
+#
+# PYTHON=… names the Python to install with; else 3.13 where there is one, else one from 3.11 up.
+
+READY := .venv/ready$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
+CONSTRAINTS := tests/constraints-colab.txt
+RUN_SERIES := .venv/bin/python -m lungseg_utils.series run
+
+.PHONY: help demo test real lint clean set-repository
+help:
+	@sed -n 's/^# \{0,1\}//; /^$$/q; p' Makefile
+
+# One environment for all targets, made once; on Python 3.13 with Colab's versions.
+$(READY): requirements.txt pyproject.toml $(CONSTRAINTS)
+	@set -eu; python=$$(.ci/find_python "$(PYTHON)"); "$$python" .ci/check_machine.py; \
+	test -e $@ || "$$python" -m venv --clear .venv; \
+	case $$(.venv/bin/python -V) in "Python 3.13."*) set -- -c $(CONSTRAINTS);; *) set --;; esac; \
+	echo "Installing with $$python into .venv (a few minutes the first time)"; \
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check "$$@" --editable ".[test]"
+	@touch $@
+
+demo: $(READY)
+	$(RUN_SERIES) --recipe recipes/demo.yaml --workspace workspace/demo
+
+real: $(READY)
+	@test -n "$(DATA)" || { echo "Name the bundle's folder: make real DATA=folder" >&2; exit 2; }
+	@test -d "$(DATA)" || { echo "There is no folder $(DATA)" >&2; exit 2; }
+	$(RUN_SERIES) --recipe recipes/real-cpu.yaml --workspace workspace/real \
+	  -p SOURCE=folder -p 02.LOCATION="$$(cd "$(DATA)" && pwd)"
+
+lint: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+test: lint
+	.venv/bin/python -m pytest
+
+set-repository: $(READY)
+	.venv/bin/python -m lungseg_utils.repository "$(URL)"
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,64 @@
+"""The Jupyter kernel of the series: the Python that runs the series, and no other."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lungseg_utils.records import write_json
+
+KERNEL_NAME = "lungseg-series"
+
+
+@contextmanager
+def own_kernel() -> Iterator[str]:
+    """Register the running interpreter as a kernel for as long as the context lasts.
+
+    A kernel called `python3` may be registered for the user and start another Python; a
+    specification of our own, found first, cannot be taken for it.
+
+    Yields:
+        Name of the kernel.
+    """
+    with tempfile.TemporaryDirectory(prefix="lungseg-kernel-") as folder:
+        write_json(Path(folder) / "kernels" / KERNEL_NAME / "kernel.json", _specification())
+        before = os.environ.get("JUPYTER_PATH")
+        os.environ["JUPYTER_PATH"] = _joined(folder, before)
+        try:
+            yield KERNEL_NAME
+        finally:
+            if before is None:
+                del os.environ["JUPYTER_PATH"]
+            else:
+                os.environ["JUPYTER_PATH"] = before
+
+
+def _specification() -> dict:
+    return {
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "Python of the series",
+        "language": "python",
+        "env": kernel_environment(),
+    }
+
+
+def kernel_environment() -> dict[str, str]:
+    """Environment variables that the kernels get beside those of the running process."""
+    environment = {
+        # TensorFlow's notes on its own build; warnings and errors still show.
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+        # A warning of the debugger on Python's frozen modules, once a kernel.
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "pyproject.toml").is_file():
+        environment["PYTHONPATH"] = _joined(str(checkout), os.environ.get("PYTHONPATH"))
+    return environment
+
+
+def _joined(first: str, rest: str | None) -> str:
+    return f"{first}{os.pathsep}{rest}" if rest else first
