@@ -100,9 +100,9 @@ def read_index(path: Path | str) -> pd.DataFrame:
     return _typed(pd.read_csv(path, dtype=str, keep_default_na=False))
 
 
-def write_index(index: pd.DataFrame, path: Path | str) -> None:
-    """Write an index so that `read_index` gives the same."""
-    index.to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
+def index_text(index: pd.DataFrame) -> str:
+    """An index as the text of an `index.csv`, so that `read_index` gives the same."""
+    return index.to_csv(index=False, lineterminator="\n")
 
 
 def _typed(index: pd.DataFrame) -> pd.DataFrame:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lungseg_utils.data.cases import Cases, index_of, read_index, write_index
+from lungseg_utils.data.cases import Cases, index_of, index_text, read_index
 from lungseg_utils.data.imaging import read_image, read_mask, resize_image, resize_mask
 from lungseg_utils.data.manifest import to_row
+from lungseg_utils.data.parallel import map_in_threads
 from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
 from lungseg_utils.records import check_reusable, digest_of, file_sha256, read_json, write_json
 
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
 # Raised whenever the same files would give other arrays.
 _VERSION = 1
 _NAMED_CASES = 5
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 def prepare(
@@ -65,21 +60,18 @@ def prepare(
             "a pairing without cases",
             "Check with notebook 02_download_and_pair what the bundle holds.",
         )
-    workers = workers or min(os.cpu_count() or 1, 8)
     record = _record_of(pairs, size, workers)
     folder = workspace.prepared(size)
-    if (folder / "record.json").is_file() and not overwrite:
-        _check_same(read_json(folder / "record.json"), record, folder)
-        return load_prepared(workspace, size)
-    if (folder / "record.json").is_file() and read_json(folder / "record.json") == record:
-        return load_prepared(workspace, size)
-    partial = workspace.scratch / "partial" / f"prepared-{size}-{record['digest'][:16]}"
-    _fill(partial, pairs, size, workers)
-    write_index(
-        index_of([p.case for p in pairs], [bool(p.masks) for p in pairs]), partial / "index.csv"
-    )
-    write_json(partial / "record.json", record)
-    _publish(partial, folder)
+    existing = read_json(folder / "record.json") if (folder / "record.json").is_file() else None
+    if existing is not None and not overwrite:
+        _check_same(existing, record, folder)
+    if existing != record:
+        partial = workspace.scratch / "partial" / f"prepared-{size}-{record['digest'][:16]}"
+        _fill(partial, pairs, size, workers)
+        index = index_of([pair.case for pair in pairs], [bool(pair.masks) for pair in pairs])
+        (partial / "index.csv").write_text(index_text(index), encoding="utf-8")
+        write_json(partial / "record.json", record)
+        _publish(partial, folder)
     return load_prepared(workspace, size)
 
 
@@ -108,29 +100,14 @@ def load_prepared(workspace: Workspace, size: int) -> Cases:
     )
 
 
-def map_in_threads(
-    work: Callable[[_Item], _Result], items: Iterable[_Item], workers: int, title: str
-) -> list[_Result]:
-    """Call `work` on every item in threads, with a progress bar; the first error ends it.
-
-    Returns:
-        The results in the items' order.
-    """
-    from tqdm.auto import tqdm
-
-    items = list(items)
-    with ThreadPoolExecutor(workers) as threads:
-        return list(tqdm(threads.map(work, items), total=len(items), desc=title, unit="case"))
-
-
-def _record_of(pairs: list[Pair], size: int, workers: int) -> dict:
+def _record_of(pairs: list[Pair], size: int, workers: int | None) -> dict:
     """What the arrays depend on: version, size and, for each case, its files and manifest row."""
 
     def digest(pair: Pair) -> str:
         files = [file_sha256(path) for path in (pair.image, *pair.masks)]
         return digest_of({"row": to_row(pair.case), "files": files})
 
-    digests = map_in_threads(digest, pairs, workers, "Checking files")
+    digests = map_in_threads(digest, pairs, "Checking files", workers)
     record = {
         "version": _VERSION,
         "size": size,
@@ -152,18 +129,18 @@ def _check_same(old: dict, new: dict, folder: Path) -> None:
         cases = {name: record["cases"].get(name, "absent")[:12] for name in named}
         return kept | {"number of cases": len(record["cases"]), "case": cases}
 
-    further = (
-        f" ({len(changed) - len(named)} further cases differ.)" if changed[len(named) :] else ""
-    )
-    advice = f"Set OVERWRITE to make it anew, or choose another WORKSPACE.{further}"
+    advice = "Set OVERWRITE to make it anew, or choose another WORKSPACE."
+    if more := len(changed) - len(named):
+        advice += f" ({more} more cases differ.)"
     check_reusable(brief(old), brief(new), f"prepared/{folder.name}", advice)
 
 
-def _fill(partial: Path, pairs: list[Pair], size: int, workers: int) -> None:
+def _fill(partial: Path, pairs: list[Pair], size: int, workers: int | None) -> None:
     """Write the arrays row by row; rows that an interrupted call finished are kept."""
     partial.mkdir(parents=True, exist_ok=True)
-    images = _open_array(partial / "images.npy", (len(pairs), size, size), np.uint8)
-    masks = _open_array(partial / "masks.npy", (len(pairs), size, size), np.uint8)
+    shape = (len(pairs), size, size)
+    images = _open_array(partial / "images.npy", shape, np.uint8)
+    masks = _open_array(partial / "masks.npy", shape, np.uint8)
     # A checksum and not a flag: after a power cut a flag may be on disk before its row is.
     done = _open_array(partial / "done.npy", (len(pairs),), np.int64)
 
@@ -173,17 +150,16 @@ def _fill(partial: Path, pairs: list[Pair], size: int, workers: int) -> None:
         images[row], masks[row] = _prepare_pair(pairs[row], size)
         done[row] = _checksum(images[row], masks[row])
 
-    map_in_threads(write_row, range(len(pairs)), workers, f"Preparing {size} × {size}")
+    map_in_threads(write_row, range(len(pairs)), f"Preparing {size} × {size}", workers)
     for array in (images, masks):
         array.flush()
 
 
 def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     try:
-        array = np.lib.format.open_memmap(path, mode="r+")
+        return np.lib.format.open_memmap(path, mode="r+")
     except (OSError, ValueError):  # Absent, or cut off while it was made.
         return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    return array
 
 
 def _checksum(image: np.ndarray, mask: np.ndarray) -> int:
