@@ -249,7 +249,8 @@ def _down(
     )(tensor)
     if normalised:
         tensor = blocks.normalisation_layer("instance", 0.0, f"{name}_norm")(tensor)
-    return keras.layers.LeakyReLU(0.2, name=f"{name}_relu")(tensor)
+    # The leaky ReLU. As a layer, it makes TensorFlow's graph optimiser print an error on CPUs.
+    return ops.maximum(tensor, 0.2 * tensor)
 
 
 def _up(tensor: keras.KerasTensor, filters: int, dropout: float, name: str) -> keras.KerasTensor:
