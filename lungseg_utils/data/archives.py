@@ -27,6 +27,7 @@ _DAMAGE = (
     zlib.error,
     lzma.LZMAError,
     struct.error,
+    UnicodeDecodeError,
     EOFError,
     NotImplementedError,
     OSError,
