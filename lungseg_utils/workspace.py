@@ -43,6 +43,11 @@ class Workspace:
         """Arrays of all cases resized to `size` pixels."""
         return self.root / "prepared" / str(size)
 
+    def prepared_sizes(self) -> list[int]:
+        """Sizes of the arrays that lie in the workspace, ascending."""
+        found = (self.root / "prepared").glob("*/record.json")
+        return sorted(int(path.parent.name) for path in found)
+
     def stitched(self, size: int) -> Path:
         """Archive of X-ray and mask side by side, `size` × 2·`size` pixels each."""
         return self.root / "stitched" / f"{size}.zip"
@@ -71,6 +76,16 @@ class Workspace:
     def segmented(self) -> Path:
         """Masks of the user's own X-rays."""
         return self.root / "segmented"
+
+    @property
+    def examples(self) -> Path:
+        """X-rays that notebook 08 segments when it is given none."""
+        return self.scratch / "examples"
+
+    @property
+    def secondary(self) -> Path:
+        """The drawn image set that notebook 09 cleans when it is given none."""
+        return self.scratch / "secondary"
 
     @property
     def cleaned(self) -> Path:
