@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 from keras import ops
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import DownloadError, LungsegError
 from lungseg_utils.models import blocks
 
 ENCODERS = ("plain", "vgg16")
@@ -106,7 +106,8 @@ def build_unetpp(
         A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
 
     Raises:
-        LungsegError: A parameter is out of its range.
+        LungsegError: A parameter is out of its range, or the file holds other weights.
+        DownloadError: The ImageNet weights cannot be fetched.
     """
     _check(size, base_filters, depth, normalisation, encoder, encoder_weights, batch_momentum)
     inputs = keras.Input((size, size, 1), name="image")
@@ -135,7 +136,9 @@ def build_unetpp(
     if not deep_supervision:
         return keras.Model(inputs, blocks.probability_head(rows[0][-1], "head"), name="unetpp")
     heads = [blocks.probability_head(n, f"head{step}") for step, n in enumerate(rows[0]) if step]
-    stacked = heads[0] if depth == 1 else keras.layers.Concatenate(name="heads")(heads)
+    if depth == 1:
+        return DeeplySupervised(inputs, heads[0], name="unetpp")
+    stacked = keras.layers.Concatenate(dtype="float32", name="heads")(heads)
     return DeeplySupervised(inputs, stacked, name="unetpp")
 
 
@@ -178,13 +181,32 @@ def _vgg16_levels(
     inputs: keras.KerasTensor, depth: int, weights: str | os.PathLike | None
 ) -> list[keras.KerasTensor]:
     # Grey gives three equal channels, so that turning them round to VGG16's order changes nothing.
-    colour = keras.layers.Concatenate(name="grey_to_colour")([inputs] * 3)
+    # In float32, as half precision would lose grey levels before the mean is taken off.
+    colour = keras.layers.Concatenate(dtype="float32", name="grey_to_colour")([inputs] * 3)
     centred = keras.layers.Rescaling(
         255.0, [-mean for mean in IMAGENET_MEAN], dtype="float32", name="imagenet_mean"
     )(colour)
-    weights = weights if weights is None else os.fspath(weights)
-    vgg16 = keras.applications.VGG16(include_top=False, weights=weights, input_tensor=centred)
+    vgg16 = _vgg16(centred, weights if weights is None else os.fspath(weights))
     return [vgg16.get_layer(name).output for name in VGG16_LEVELS[: depth + 1]]
+
+
+def _vgg16(inputs: keras.KerasTensor, weights: str | None) -> keras.Model:
+    try:
+        return keras.applications.VGG16(include_top=False, weights=weights, input_tensor=inputs)
+    except Exception as error:  # Keras raises a bare Exception when a download fails.
+        if weights == "imagenet":
+            raise DownloadError(
+                "The ImageNet weights of VGG16 come from the internet.",
+                error,
+                "Check the connection, or pass the path of a downloaded file as encoder_weights.",
+            ) from error
+        if weights is None:
+            raise
+        raise LungsegError(
+            "encoder_weights must be VGG16's without the top, as Keras publishes them.",
+            f"{weights}: {error}",
+            "Pass vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5, or 'imagenet'.",
+        ) from error
 
 
 def _mean_of_heads(heads: keras.KerasTensor) -> keras.KerasTensor:

@@ -1,0 +1,81 @@
+"""What the tests of the three networks share: tiny images, and checks that all must pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+
+from tests.tiny import tiny_cases
+
+
+def tiny_arrays(count: int = 4, size: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    cases = tiny_cases(count, size, seed)
+    x = cases.images[..., None].astype("float32") / 255
+    return x, cases.masks[..., None].astype("float32")
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def predict(model: keras.Model, x: np.ndarray, batch_size: int = 8) -> np.ndarray:
+    return np.concatenate(
+        [
+            keras.ops.convert_to_numpy(model(x[start : start + batch_size], training=False))
+            for start in range(0, len(x), batch_size)
+        ]
+    )
+
+
+def check_probability(model: keras.Model, size: int) -> None:
+    probability = predict(model, tiny_arrays(2, size)[0])
+    assert probability.shape == (2, size, size, 1)
+    assert probability.dtype == np.float32
+    assert 0 <= probability.min() < probability.max() <= 1
+
+
+def check_trains_in_half_precision(build: Callable[[], keras.Model], loss, policy: str) -> None:
+    with dtype_policy(policy):
+        model = build()
+        size = model.get_layer(index=0).batch_shape[1] if hasattr(model, "inputs") else 32
+        inner = {layer.compute_dtype for layer in model._flatten_layers()}
+        assert inner >= {policy.removeprefix("mixed_")}
+        x, y = tiny_arrays(2, size)
+        model.compile(keras.optimizers.Adam(1e-3), loss)
+        before = [weight.numpy() for weight in model.trainable_variables]
+        history = model.fit(x, y, batch_size=2, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    changed = [
+        np.abs(weight.numpy() - old).max() > 0
+        for weight, old in zip(model.trainable_variables, before, strict=True)
+    ]
+    assert all(weight.dtype == "float32" for weight in model.trainable_variables)
+    assert np.mean(changed) > 0.9
+    check_probability(model, size)
+
+
+def check_weights_survive(build: Callable[[], keras.Model], loss, path) -> None:
+    """Train, save, load into a fresh model: the same prediction."""
+    x, y = tiny_arrays(2)
+    model = build()
+    model.compile(keras.optimizers.Adam(1e-3), loss)
+    model.fit(x, y, batch_size=1, verbose=0)
+    model.save_weights(path)
+    other = build()
+    assert np.abs(predict(other, x) - predict(model, x)).max() > 1e-4
+    other.load_weights(path)
+    np.testing.assert_array_equal(predict(other, x), predict(model, x))
+
+
+def dice_of(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
+    found, truth = predict(model, x) > 0.5, y > 0.5
+    return 2 * np.sum(found & truth) / (np.sum(found) + np.sum(truth))
