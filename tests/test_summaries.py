@@ -175,6 +175,19 @@ def test_the_headline_reads_at_a_glance():
         summaries.headline_table(summaries.summarise(scores), region="middle")
 
 
+def test_groups_stand_beside_each_other_for_every_model():
+    scores = make_scores({"unet": TWELVE, "pix2pix": TWELVE})
+    table = summaries.group_table(summaries.summarise(scores))
+    assert {"n", "unet", "pix2pix"} == set(table.columns)
+    assert table.loc["all", "n"] == 12
+    assert (
+        table.loc["all", "unet"]
+        == summaries.headline_table(summaries.summarise(scores)).loc["unet", "Dice"]
+    )
+    with pytest.raises(LungsegError, match="hd96"):
+        summaries.group_table(summaries.summarise(scores), metric="hd96")
+
+
 def test_formats_of_intervals():
     assert summaries.format_interval(0.9612, 0.9549, 0.9661) == "0.961 [0.955, 0.966]"
     assert summaries.format_interval(3.14159, math.nan, math.nan, digits=1) == "3.1"

@@ -18,6 +18,7 @@ from lungseg_utils.evaluation.scoring import predicted_mask, score_run
 from lungseg_utils.evaluation.summaries import (
     empty_predictions,
     format_interval,
+    group_table,
     headline_table,
     paired_differences,
     postprocessing_differences,
@@ -32,6 +33,7 @@ __all__ = [
     "Report",
     "empty_predictions",
     "format_interval",
+    "group_table",
     "headline_table",
     "paired_differences",
     "postprocessing_differences",

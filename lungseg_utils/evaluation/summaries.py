@@ -131,6 +131,32 @@ def headline_table(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 
+def group_table(
+    summary: pd.DataFrame, metric: str = "dice", stage: str = "post", region: str = "both"
+) -> pd.DataFrame:
+    """One metric for every group of cases, a column a model, as text with intervals.
+
+    Args:
+        summary: From `summarise`.
+        metric: One of the headline's metrics.
+        stage: `raw` or `post`.
+        region: `both`, `right` or `left`.
+
+    Returns:
+        Column n (cases) and a column a model; the index is the group.
+    """
+    _require([metric], list(HEADLINE), "metric")
+    chosen = summary[
+        (summary["metric"] == metric) & (summary["stage"] == stage) & (summary["region"] == region)
+    ]
+    digits = HEADLINE[metric][1]
+    rows: dict[str, dict[str, object]] = {}
+    for row in chosen.itertuples():
+        cells = rows.setdefault(row.group, {"n": row.n})
+        cells[row.model] = format_interval(row.mean, row.low, row.high, digits)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
+
+
 def format_interval(mean: float, low: float, high: float, digits: int = 3) -> str:
     """`0.961 [0.955, 0.966]`; the mean alone where there is no interval, `n/a` without a mean."""
     if np.isnan(mean):
