@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from io import BytesIO
+from types import SimpleNamespace
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb, to_rgba
+from scored import lungs, make_scores
+
+from lungseg_utils.errors import LungsegError
+from lungseg_utils.evaluation import plots
+from lungseg_utils.evaluation.drawing import PREDICTION, SHARED, TRUTH
+from lungseg_utils.evaluation.summaries import paired_differences, summarise
+
+SIZE = 64
+GREY = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE)).astype(np.uint8)
+TRUE = lungs(SIZE)
+SHIFTED = np.roll(TRUE, 2, axis=1)
+DICE = f"Dice {2 * (TRUE & SHIFTED).sum() / (TRUE.sum() + SHIFTED.sum()):.3f}"
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def shown(axes) -> np.ndarray:
+    (image,) = axes.get_images()
+    return np.asarray(image.get_array())
+
+
+def outlines(axes) -> dict[tuple, np.ndarray]:
+    """Colour and points of every outline in the axes."""
+    return {
+        tuple(contour.get_edgecolor()[0]): contour.get_paths()[0].vertices
+        for contour in axes.collections
+    }
+
+
+def titles(figure) -> list[str]:
+    return [axes.get_title() for axes in figure.axes if axes.get_title()]
+
+
+# Pictures
+
+
+def test_overlap_colours_by_hand():
+    image = np.array([[0, 100, 200, 255]], np.uint8)
+    truth = np.array([[1, 1, 0, 0]], np.uint8)
+    prediction = np.array([[1, 0, 1, 0]], np.uint8)
+    coloured = plots.overlap_colours(image, truth, prediction)
+    assert coloured.dtype == np.uint8
+    mixed = [
+        np.rint(0.45 * grey + 0.55 * 255 * np.array(to_rgb(colour)))
+        for grey, colour in ((0, SHARED), (100, TRUTH), (200, PREDICTION))
+    ]
+    np.testing.assert_array_equal(coloured[0, :3], mixed)
+    assert coloured[0, 3].tolist() == [255, 255, 255]
+
+
+def test_overlap_map_shows_these_colours_and_says_what_they_mean():
+    figure = plots.overlap_map(GREY, TRUE, SHIFTED, "MCUCXR_9001_0")
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(shown(axes), plots.overlap_colours(GREY, TRUE, SHIFTED))
+    assert axes.get_title() == f"MCUCXR_9001_0 · {DICE}"
+    (legend,) = figure.legends
+    meaning = {
+        text.get_text().split(" (")[1][:-1]: patch.get_facecolor()
+        for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
+    }
+    assert meaning == {
+        "true positive": to_rgba(SHARED),
+        "false positive": to_rgba(PREDICTION),
+        "false negative": to_rgba(TRUTH),
+    }
+
+
+def test_outlines_run_halfway_between_mask_and_background():
+    truth, prediction = np.zeros((2, SIZE, SIZE), np.uint8)
+    truth[10:20, 30:50] = 1
+    prediction[0:20, 0:15] = 1  # touches two edges of the image: its outline is closed all the same
+    (axes,) = plots.overlay(GREY, truth, prediction).axes
+    found = outlines(axes)
+    assert set(found) == {to_rgba(TRUTH), to_rgba(PREDICTION)}
+    for colour, box in ((TRUTH, [29.5, 9.5, 49.5, 19.5]), (PREDICTION, [-0.5, -0.5, 14.5, 19.5])):
+        points = found[to_rgba(colour)]
+        assert [*points.min(axis=0), *points.max(axis=0)] == box
+        assert points[0].tolist() == points[-1].tolist()
+    assert axes.get_xlim() == (-0.5, SIZE - 0.5)
+    assert axes.get_ylim() == (SIZE - 0.5, -0.5)
+    assert axes.get_title() == "Dice 0.000"
+
+
+def test_the_legend_has_the_outlines_colours():
+    figure = plots.overlay(GREY, TRUE, SHIFTED)
+    (legend,) = figure.legends
+    meaning = {
+        text.get_text(): to_rgba(line.get_color())
+        for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
+    }
+    assert meaning == {"Truth": to_rgba(TRUTH), "Prediction": to_rgba(PREDICTION)}
+
+
+def test_an_empty_prediction_has_no_outline():
+    (axes,) = plots.overlay(GREY, TRUE, np.zeros_like(TRUE), "case").axes
+    assert set(outlines(axes)) == {to_rgba(TRUTH)}
+    assert axes.get_title() == "case · Dice 0.000"
+
+
+def test_prediction_grid_is_input_truth_prediction_overlay():
+    figure = plots.prediction_grid([GREY, 255 - GREY], [TRUE] * 2, [SHIFTED, TRUE], ["a", "b"])
+    panels = np.array(figure.axes).reshape(2, 4)
+    for row, (image, prediction) in zip(panels, [(GREY, SHIFTED), (255 - GREY, TRUE)], strict=True):
+        np.testing.assert_array_equal(shown(row[0]), image)
+        np.testing.assert_array_equal(shown(row[1]), 255 * TRUE)
+        np.testing.assert_array_equal(shown(row[2]), 255 * prediction)
+        np.testing.assert_array_equal(shown(row[3]), image)
+        assert set(outlines(row[3])) == {to_rgba(TRUTH), to_rgba(PREDICTION)}
+    assert titles(figure) == [
+        *("a", "Truth", "Prediction", DICE),
+        *("b", "Truth", "Prediction", "Dice 1.000"),
+    ]
+
+
+def test_models_stand_side_by_side():
+    predictions = {"unet": [SHIFTED], "unetpp": [TRUE]}
+    figure = plots.compare_models([GREY], [TRUE], predictions, ["a"])
+    assert titles(figure) == ["a", f"unet · {DICE}", "unetpp · Dice 1.000"]
+    assert set(outlines(figure.axes[0])) == {to_rgba(TRUTH)}
+    for axes, masks in zip(figure.axes[1:], predictions.values(), strict=True):
+        np.testing.assert_array_equal(shown(axes), plots.overlap_colours(GREY, TRUE, masks[0]))
+
+
+def test_pairs_before_after_and_augmentations():
+    pairs = plots.show_pairs([GREY, GREY], [TRUE, SHIFTED], ["a", "b"])
+    panels = np.array(pairs.axes).reshape(3, 2)
+    assert [axes.get_ylabel() for axes in panels[:, 0]] == ["X-ray", "Mask", "Overlay"]
+    np.testing.assert_array_equal(shown(panels[1, 1]), 255 * SHIFTED)
+    left_edge = min(outlines(panels[2, 1])[to_rgba(TRUTH)][:, 0])
+    assert left_edge == 8 + 2 - 0.5
+
+    steps = plots.show_before_after([GREY], [255 - GREY], ["a"], ("Plain", "Negative"))
+    np.testing.assert_array_equal(shown(steps.axes[1]), 255 - GREY)
+    assert [axes.get_ylabel() for axes in steps.axes] == ["Plain", "Negative"]
+
+    augmented = plots.show_augmentations(GREY, TRUE, [(255 - GREY, SHIFTED)] * 4, "a", columns=3)
+    assert titles(augmented) == ["a", *(f"Augmented {k}" for k in range(1, 5))]
+    np.testing.assert_array_equal(shown(augmented.axes[1]), 255 - GREY)
+    assert min(outlines(augmented.axes[4])[to_rgba(TRUTH)][:, 0]) == left_edge
+    assert not augmented.axes[5].axison
+
+
+def test_worst_and_unlabelled_cases():
+    worst = plots.show_worst_cases([GREY], [TRUE], [SHIFTED], ["a"])
+    assert titles(worst) == [f"a · {DICE}"]
+    unlabelled = plots.show_unlabelled([GREY, GREY], [TRUE, SHIFTED], ["a", "b"])
+    assert titles(unlabelled) == ["a", "b"]
+    assert [set(outlines(axes)) for axes in unlabelled.axes] == [{to_rgba(PREDICTION)}] * 2
+
+
+def test_cleaning_shows_every_step():
+    colour = np.random.default_rng(1).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    steps = SimpleNamespace(
+        original_grey=GREY,
+        denoised=255 - GREY,
+        mask=TRUE,
+        masked=GREY * TRUE,
+        inverted=True,
+        threshold=117,
+    )
+    figure = plots.show_cleaning([colour], [steps], ["photo.jpg"])
+    wanted = [colour, GREY, 255 - GREY, 255 * TRUE, GREY * TRUE]
+    for axes, image in zip(figure.axes, wanted, strict=True):
+        np.testing.assert_array_equal(shown(axes), image)
+    assert titles(figure)[3] == "Otsu at 117, inverted"
+
+
+def test_model_inputs_are_drawn_as_the_x_rays_they_are():
+    (axes, *_) = plots.show_unlabelled([GREY[..., None] / np.float32(255)], [TRUE], ["a"]).axes
+    np.testing.assert_array_equal(shown(axes), GREY)
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (lambda: plots.show_pairs([GREY], [TRUE, TRUE], ["a"]), "1 images, 2 masks"),
+        (lambda: plots.show_pairs([], [], []), "0 images"),
+        (lambda: plots.overlay(GREY.astype(np.int32), TRUE, TRUE), "int32"),
+        (lambda: plots.compare_models([GREY], [TRUE], {"unet": []}, ["a"]), "0 unet"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(draw, said):
+    with pytest.raises(LungsegError, match=said):
+        draw()
+
+
+# Numbers
+
+
+def history(epochs: int, best: int, scale: float = 1.0) -> pd.DataFrame:
+    epoch = np.arange(1, epochs + 1)
+    dice = 0.9 - 0.01 * np.abs(epoch - best)
+    loss = scale / epoch
+    columns = {"epoch": epoch, "loss": loss, "val_loss": 1.1 * loss}
+    return pd.DataFrame({**columns, "dice": dice + 0.01, "val_dice": dice})
+
+
+def test_learning_curves_mark_the_best_epoch():
+    histories = {"unet": history(9, best=7), "unetpp": history(5, best=5)}
+    losses, scores = plots.learning_curves(histories).axes
+    lines = [line.get_xydata() for line in losses.get_lines()]
+    np.testing.assert_allclose(lines[0], histories["unet"][["epoch", "loss"]])
+    np.testing.assert_allclose(lines[3], histories["unetpp"][["epoch", "val_loss"]])
+    marks = [line.get_xydata() for line in scores.get_lines() if line.get_marker() == "o"]
+    np.testing.assert_allclose(marks, [[[7, 0.9]], [[5, 0.9]]])
+    texts = [text.get_text() for text in scores.get_legend().get_texts()]
+    assert texts == ["unet: 0.900 at epoch 7", "unetpp: 0.900 at epoch 5"]
+    assert losses.get_yscale() == "linear"
+
+
+def test_losses_of_unlike_size_share_a_logarithmic_axis():
+    histories = {"unet": history(4, 4), "pix2pix": history(4, 4, scale=50)}
+    assert plots.learning_curves(histories).axes[0].get_yscale() == "log"
+    assert plots.learning_curves(histories).axes[1].get_yscale() == "linear"
+
+
+def scores() -> pd.DataFrame:
+    random = np.random.default_rng(3)
+    values = {name: list(random.uniform(0.8, 1, 24)) for name in ("unet", "unetpp")}
+    source = ["montgomery"] * 12 + ["shenzhen"] * 12
+    return make_scores(values, source=source, hd95_px=list(random.uniform(0, 700, 24)))
+
+
+def clouds(axes) -> list[np.ndarray]:
+    """The points of each model and group, in the order drawn."""
+    return [
+        line.get_xydata()
+        for line in axes.get_lines()
+        if line.get_marker() == "o" and line.get_linestyle() == "None"
+    ]
+
+
+def test_distributions_show_every_case_of_source_and_model():
+    table = scores()
+    (axes,) = plots.distributions(table).axes
+    # By source, the models side by side within it.
+    wanted = [
+        table[(table["source"] == source) & (table["model"] == model)]["dice"]
+        for source in ("montgomery", "shenzhen")
+        for model in ("unet", "unetpp")
+    ]
+    means = [line.get_xydata()[0] for line in axes.get_lines() if line.get_marker() == "D"]
+    parts = zip((0, 0, 1, 1), wanted, clouds(axes), means, strict=True)
+    for place, values, points, mean in parts:
+        np.testing.assert_allclose(points[:, 1], values)
+        assert mean[1] == pytest.approx(values.mean())
+        assert np.abs(points[:, 0] - mean[0]).max() < 0.15
+        assert abs(mean[0] - place) < 0.5
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names == ["Montgomery\nn = 12", "Shenzhen\nn = 12"]
+
+
+def test_distances_are_drawn_on_a_scale_that_holds_both_ends():
+    (axes,) = plots.distributions(scores(), "hd95_px").axes
+    low, high = axes.get_ylim()
+    assert low == 0
+    assert high >= 700
+    assert axes.get_yscale() == "symlog"
+
+
+def test_per_lung_takes_the_lungs_and_leaves_the_whole():
+    both = scores()
+    right, left = both.assign(region="right", dice=0.7), both.assign(region="left", dice=0.6)
+    (axes,) = plots.per_lung(pd.concat([both, right, left])).axes
+    assert [set(points[:, 1]) for points in clouds(axes)] == [{0.7}, {0.7}, {0.6}, {0.6}]
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names == ["Right lung\nn = 24", "Left lung\nn = 24"]
+
+
+def test_differences_are_points_with_intervals():
+    table = paired_differences(scores())
+    table.loc[table["group"] == "source=shenzhen", ["low", "high"]] = np.nan
+    (axes,) = plots.differences(table).axes
+    rows = table.query("metric == 'dice'")
+    np.testing.assert_allclose([points[0, 0] for points in clouds(axes)], rows["mean"])
+    bars = [line.get_xdata() for line in axes.get_lines() if line.get_linewidth() > 2]
+    np.testing.assert_allclose(bars, rows[["low", "high"]].dropna())
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == [
+        "unetpp − unet, all cases (n = 24)",
+        "unetpp − unet, Montgomery (n = 12)",
+        "unetpp − unet, Shenzhen (n = 12)",
+    ]
+    assert "right of 0" in axes.get_xlabel()
+    assert "left of 0" in plots.differences(table, "hd95_px").axes[0].get_xlabel()
+
+
+def test_subgroups_of_one_model():
+    summary = summarise(scores())
+    (axes,) = plots.subgroups(summary, "unetpp").axes
+    rows = summary.query("model == 'unetpp' and metric == 'dice'")
+    means = [line.get_xdata()[0] for line in axes.get_lines() if line.get_marker() == "o"]
+    np.testing.assert_allclose(means, rows["mean"])
+    assert axes.get_yticklabels()[0].get_text() == "all cases (n = 24)"
+    with pytest.raises(LungsegError, match="none for unknown"):
+        plots.subgroups(summary, "unknown")
+
+
+@pytest.mark.parametrize("draw", [plots.distributions, plots.per_lung, plots.differences])
+def test_nothing_to_draw_is_said(draw):
+    table = paired_differences(scores()) if draw is plots.differences else scores()
+    with pytest.raises(LungsegError, match="at least one row"):
+        draw(table.assign(stage="raw"))
+
+
+# Every figure
+
+
+def figures() -> dict[str, object]:
+    long = "a_rather_long_file_name_of_a_photograph_0001.jpeg"
+    table = scores()
+    return {
+        "pairs": plots.show_pairs([GREY] * 4, [TRUE] * 4, [long] * 4),
+        "overlay": plots.overlay(GREY, TRUE, SHIFTED, "MCUCXR_9001_0"),
+        "overlap": plots.overlap_map(GREY, TRUE, SHIFTED, "MCUCXR_9001_0"),
+        "narrow": plots.compare_models([GREY], [TRUE], {"unet": [TRUE]}, [long]),
+        "unlabelled": plots.show_unlabelled([GREY] * 7, [TRUE] * 7, [long] * 7),
+        "one": plots.show_worst_cases([GREY], [TRUE], [TRUE], [long]),
+        "curves": plots.learning_curves({"unet": history(9, 7)}),
+        "distributions": plots.distributions(table),
+        "differences": plots.differences(paired_differences(table)),
+        "subgroups": plots.subgroups(summarise(table), "unet"),
+    }
+
+
+def test_nothing_is_cut_off_and_no_titles_collide():
+    for name, figure in figures().items():
+        figure.draw_without_rendering()
+        width, height = figure.get_size_inches()
+        assert width <= 9.001, name
+        drawn = figure.get_tightbbox()
+        assert drawn.x0 > -0.01, name
+        assert drawn.y0 > -0.01, name
+        assert drawn.x1 < width + 0.01, name
+        assert drawn.y1 < height + 0.01, name
+        heads = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
+        pictures = [axes.bbox for axes in figure.axes]
+        for number, head in enumerate(heads):
+            others = heads[number + 1 :] + pictures
+            assert not any(head.overlaps(other) for other in others), name
+        for legend in figure.legends:
+            assert not any(legend.get_window_extent().overlaps(box) for box in pictures), name
+
+
+def test_a_notebook_and_a_file_get_the_same_picture(tmp_path):
+    figure = plots.overlay(GREY, TRUE, SHIFTED, "a")
+    path = plots.save_figure(figure, tmp_path / "figures" / "overlay.png", dpi=figure.dpi)
+    assert [file.name for file in path.parent.iterdir()] == ["overlay.png"]
+    displayed = matplotlib.image.imread(BytesIO(figure._repr_png_()))
+    np.testing.assert_array_equal(matplotlib.image.imread(path), displayed)
+    wanted = np.rint(figure.get_size_inches() * figure.dpi).astype(int)
+    assert np.abs(np.array(displayed.shape[1::-1]) - wanted).max() <= 1
+
+
+def test_figures_do_without_pyplot_and_the_networks():
+    code = (
+        "import sys, lungseg_utils.evaluation.plots; "
+        "print([n for n in ('matplotlib.pyplot', 'keras', 'tensorflow') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
