@@ -75,7 +75,13 @@ class Anatomy:
         position = lateral / half_width
         outside = np.clip((position - top) / (1.0 - top), 0.0, 1.2)
         inside = np.clip((top - position) / top, 0.0, 1.5)
-        return crest + fall_outside * outside**2.4 + fall_inside * inside**2.0
+        return crest + fall_outside * outside**3.0 + fall_inside * inside**2.0
+
+    def shoulder_line(self, aside: np.ndarray) -> np.ndarray:
+        """Y of the skin over the shoulder at a distance from the midline."""
+        reach = 1.35 * self.half_width["left"] - self.neck
+        slope = np.clip((aside - self.neck) / reach, 0.0, None)
+        return -4.0 * self.scale + (self.shoulder_drop + 4.4 * self.scale) * slope**1.3
 
     def cavity_depth(self, y: np.ndarray) -> np.ndarray:
         """Front-to-back depth of the chest cavity at height y."""
@@ -115,11 +121,11 @@ def draw_anatomy(rng: np.random.Generator, person: Person) -> Anatomy:
         half_width=half_width,
         dome=dome,
         depth=scale * rng.uniform(15.5, 19.5),
-        wall=scale * (1.6 + 2.2 * stout),
+        wall=scale * (2.4 + 3.0 * stout),
         neck=scale * rng.uniform(5.0, 6.2),
         shoulder_drop=scale * rng.uniform(-1.5, 2.0),
-        arm_spread=rng.uniform(0.12, 0.55),
-        breast=scale * rng.uniform(1.0, 4.0) if person.sex == "F" and age >= 14 else 0.0,
+        arm_spread=rng.uniform(0.15, 0.9),
+        breast=scale * rng.uniform(1.5, 5.5) if person.sex == "F" and age >= 14 else 0.0,
         bend=(scale * rng.normal(0.0, 0.25), rng.uniform(0, 2 * np.pi)),
         apex=apex,
         rib_slope=rng.uniform(0.8, 1.15) * (1.0 - 0.3 * young),
@@ -133,11 +139,11 @@ def draw_anatomy(rng: np.random.Generator, person: Person) -> Anatomy:
 
 def _draw_dome(rng: np.random.Generator, scale: float) -> tuple[float, float, float]:
     """Position of the crest (fraction of the half-width), fall outwards and inwards."""
-    return rng.uniform(0.42, 0.54), scale * rng.uniform(3.2, 6.0), scale * rng.uniform(0.4, 1.8)
+    return rng.uniform(0.36, 0.52), scale * rng.uniform(3.5, 6.0), scale * rng.uniform(0.5, 2.0)
 
 
 def _right_mediastinum(rng, scale, height, apex, young, turn) -> np.ndarray:
-    column = scale * rng.uniform(1.9, 2.6) * (1.0 + 0.4 * young)
+    column = scale * rng.uniform(2.2, 3.0) * (1.0 + 0.4 * young)
     bulges = [
         # upper vena cava and ascending aorta, then the right atrium
         (0.42, 0.20, column + scale * rng.uniform(0.1, 0.8)),
@@ -147,7 +153,7 @@ def _right_mediastinum(rng, scale, height, apex, young, turn) -> np.ndarray:
 
 
 def _left_mediastinum(rng, scale, height, apex, young, turn) -> np.ndarray:
-    column = scale * rng.uniform(1.7, 2.3) * (1.0 + 0.4 * young)
+    column = scale * rng.uniform(2.0, 2.7) * (1.0 + 0.4 * young)
     heart = scale * (rng.uniform(6.2, 9.0) + 1.0 * young + 12 * turn)
     bulges = [
         # aortic arch, pulmonary trunk, auricle and the left ventricle down to the apex
@@ -170,7 +176,10 @@ def _border(
     level = _LEVELS / height
     border = np.full_like(level, column)
     for centre, half_height, extent in bulges:
-        reach = np.clip(1.0 - ((level - centre) / half_height) ** 2, 0.0, None)
+        above = np.clip((centre - level) / half_height, 0.0, 1.0)
+        # The heart rests on the diaphragm: below its widest level it narrows little.
+        below = np.clip((level - centre) / (half_height + 0.5 * centre**4), 0.0, 1.0)
+        reach = 1.0 - np.maximum(above, below) ** 2
         border = np.maximum(border, extent * reach**0.5)
     border = _smooth(border, 0.45 * scale)
     # The apex is a round cap: its inner side swings from the apex to the column.

@@ -40,9 +40,12 @@ def develop_film(log_beam: np.ndarray, chest: Chest, rng: np.random.Generator) -
         Brightness, float32 (H, W) in [0, 1].
     """
     lungs = chest.outlines["right"] | chest.outlines["left"]
-    middle = np.median(log_beam[lungs]) - rng.uniform(0.45, 0.85)
-    steepness = rng.uniform(2.2, 3.2)
-    return 1 / (1 + np.exp(steepness * (log_beam - middle)))
+    lung = np.median(log_beam[lungs])
+    # The exposure follows the patient: thin children get as much contrast as adults.
+    contrast = lung - np.percentile(log_beam[chest.body > 0.6 * chest.body.max()][::17], 5)
+    middle = lung - rng.uniform(0.2, 0.32) * contrast
+    steepness = rng.uniform(4.0, 5.6) / contrast
+    return 1 / (1 + np.exp(np.clip(steepness * (log_beam - middle), -60, 60)))
 
 
 def develop_digital(
@@ -61,7 +64,7 @@ def develop_digital(
     body = mixed[chest.body > 1.0]
     low, high = np.percentile(body[::17], [1.0, 99.7])
     low -= rng.uniform(0.0, 0.25) * (high - low)
-    return np.clip((mixed - low) / (high - low), 0, 1) ** rng.uniform(0.75, 1.25)
+    return np.clip((mixed - low) / (high - low), 0, 1) ** rng.uniform(0.75, 1.3)
 
 
 def add_film_border(bright: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 
@@ -13,47 +15,54 @@ from lungseg_utils.data.phantom_skeleton import through
 def add_vessels(chest: Chest, anatomy: Anatomy, view: View, rng: np.random.Generator) -> None:
     """Add the branching vessels that leave each hilum, and the lungs' fine texture."""
     scale, height = anatomy.scale, anatomy.height
+    branches: list[tuple[np.ndarray, float]] = []
     blood = np.zeros_like(chest.blood)
     for side, sign in SIDES.items():
         level = height * (0.46 if side == "right" else 0.42)
         border = float(anatomy.mediastinal_border(np.array(level), side))
         hilum = np.array([sign * (border + 0.2 * scale), level])
-        add_tube(
-            blood,
-            view,
-            hilum + scale * np.array([[0.0, -1.0], [sign * 0.5, 0.4], [sign * 0.5, 2.6]]),
-            0.95 * scale,
-            1.9 * scale,
-        )
-        for angle in np.linspace(-80, 84, 11) + rng.normal(0, 6, 11):
-            start = hilum + np.array([0.0, scale * 1.4 * np.sin(np.radians(angle))])
-            length = height * (0.27 + 0.2 * np.sin(np.radians(max(angle, 0))))
-            _grow(blood, view, rng, start, np.radians(angle), sign, length, 0.34 * scale)
+        trunk = through(np.array([[0.0, -1.2], [sign * 0.4, 0.4], [sign * 0.6, 3.4]]), 16)
+        thick = scale * np.sin(np.linspace(0.5, 2.9, 16))
+        add_tube(blood, view, hilum + scale * trunk, 0.95 * thick, 2.0 * thick)
+        for angle in np.radians(np.linspace(-80, 84, 9) + rng.normal(0, 7, 9)):
+            start = hilum + np.array([0.0, scale * 1.4 * np.sin(angle)])
+            length = height * (0.27 + 0.2 * max(np.sin(angle), 0.0))
+            _grow(branches, rng, start, angle, sign, length, 0.32 * scale)
+    blood += _draw_branches(branches, view, 0.32 * scale)
     inside = chest.lung / (chest.lung + 2.0 * scale)
     texture = _noise(rng, view, 0.25 * scale) + 0.8 * _noise(rng, view, 0.7 * scale)
-    chest.blood += np.clip(blood * 1.15 + 0.16 * scale * texture, 0, None) * inside
+    chest.blood += np.clip(1.5 * blood + 0.3 * scale * texture, 0, None) * inside
 
 
-def _grow(blood, view: View, rng, start, angle, sign, length, radius) -> None:
-    """Draw a vessel and its branches, each thinner than the one it leaves."""
-    steps = np.linspace(0, 1, 5)[:, None]
-    bend = rng.normal(0, 0.16)
-    angles = angle + bend * steps[:, 0]
-    moves = np.stack([sign * np.cos(angles), np.sin(angles)], axis=1) * length / 5
-    points = start + np.concatenate([[[0, 0]], np.cumsum(moves, axis=0)])
-    line = through(points, 14)
-    add_tube(blood, view, line, np.linspace(radius, 0.6 * radius, 14), 2 * radius)
-    if radius < 0.1 * view_scale(view):
+def _grow(branches, rng, start, angle, sign, length, radius, generation: int = 0) -> None:
+    """Append a vessel (points in cm, radius) and its branches, each thinner than its parent."""
+    bend = rng.normal(0, 0.3)
+    angles = angle + bend * np.linspace(0, 1, 6)
+    moves = np.stack([sign * np.cos(angles), np.sin(angles)], axis=1) * length / 6
+    line = start + np.concatenate([[[0, 0]], np.cumsum(moves, axis=0)])
+    branches.append((line, radius))
+    if generation == 3:
         return
-    for _ in range(2 if radius < 0.2 else 3):
-        place = rng.integers(4, 14)
-        turned = angle + bend * place / 14 + rng.choice([-1, 1]) * rng.uniform(0.3, 0.8)
-        _grow(blood, view, rng, line[place], turned, sign, 0.62 * length, 0.62 * radius)
+    for _ in range(2):
+        place = rng.integers(2, 7)
+        turned = angle + bend * place / 7 + rng.choice([-1, 1]) * rng.uniform(0.3, 0.8)
+        shorter, thinner = 0.66 * length, 0.64 * radius
+        _grow(branches, rng, line[place], turned, sign, shorter, thinner, generation + 1)
 
 
-def view_scale(view: View) -> float:
-    """Smallest length in cm that is worth drawing: two pixels, and never below a millimetre."""
-    return max(1.0, 20.0 / view.pixels_per_cm)
+def _draw_branches(branches, view: View, largest: float) -> np.ndarray:
+    """Thickness of the vessels in cm, float32 (H, W): thick ones drawn over thin ones."""
+    layer = np.zeros((view.height, view.width), np.uint8)
+    for line, radius in sorted(branches, key=lambda branch: branch[1]):
+        corners = np.round(view.to_pixels(line) * 16).astype(np.int32)
+        for part, (begin, end) in enumerate(itertools.pairwise(corners)):
+            tapered = radius * (1 - 0.07 * part)
+            width = 2 * tapered * view.pixels_per_cm
+            # Below a pixel's width a vessel gets fainter instead of thinner.
+            level = 235 * tapered / largest * min(width, 1.0)
+            cv2.line(layer, begin, end, level, max(round(width), 1), cv2.LINE_AA, 4)
+    layer = cv2.GaussianBlur(layer, (0, 0), max(0.04 * view.pixels_per_cm, 0.4))
+    return layer.astype(np.float32) * (4.2 * largest / 255)
 
 
 def _noise(rng: np.random.Generator, view: View, grain: float) -> np.ndarray:
@@ -88,8 +97,8 @@ def _infiltrate(chest, anatomy, view, rng, side) -> np.ndarray:
     at_x, at_y = _place(anatomy, rng, side, 0.1, 0.45)
     spread = anatomy.scale * rng.uniform(2.0, 4.0)
     zone = np.exp(-0.5 * (((x - at_x) / spread) ** 2 + ((y - at_y) / spread) ** 2))
-    patches = np.clip(_noise(rng, view, 0.55 * anatomy.scale) + 0.3, 0, None)
-    return chest.lung * np.clip(0.45 * zone * patches, 0, 0.6)
+    patches = _noise(rng, view, 0.9 * anatomy.scale) + 0.7 * _noise(rng, view, 0.4 * anatomy.scale)
+    return chest.lung * np.clip(rng.uniform(0.1, 0.2) * zone * (1 + patches), 0, 0.4)
 
 
 def _consolidation(chest, anatomy, view, rng, side) -> np.ndarray:
@@ -99,7 +108,7 @@ def _consolidation(chest, anatomy, view, rng, side) -> np.ndarray:
     reach = anatomy.scale * rng.uniform(2.0, 5.0, 2)
     rim = ((x - at_x) / reach[0]) ** 2 + ((y - at_y) / reach[1]) ** 2
     rim = rim + 0.35 * _noise(rng, view, 1.3 * anatomy.scale)
-    return chest.lung * rng.uniform(0.35, 0.75) / (1 + np.exp(np.clip(6 * (rim - 1), -30, 30)))
+    return chest.lung * rng.uniform(0.15, 0.45) / (1 + np.exp(np.clip(3 * (rim - 1), -30, 30)))
 
 
 def _nodules(chest, anatomy, view, rng, side) -> np.ndarray:

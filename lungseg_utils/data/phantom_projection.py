@@ -105,11 +105,12 @@ def _project_lung(
     depth = anatomy.cavity_depth(y).astype(np.float32)
     cavity = depth * np.sqrt(np.clip(1 - (np.abs(lateral) / cage) ** 2.4, 0, None))
     cavity *= (lateral > 0) & (y > 0)
-    # The heart fills most of the depth, with lung left behind it; above it, the vessels of the
-    # neck leave none.
-    share = np.interp(y / anatomy.height, [0.05, 0.25, 0.9], [1.0, 0.85, 0.78])
+    # Above the heart the vessels of the neck leave no lung; beside it lung lies before and behind.
+    share = np.interp(y / anatomy.height, [0.05, 0.3, 0.9], [1.0, 0.85, 0.75])
     heart = depth * share.astype(np.float32) * _bulge(1 - lateral / np.maximum(border, 0.1))
-    abdomen = 1.1 * depth * _bulge(below / (0.30 * anatomy.height))
+    beside = np.clip((lateral / anatomy.scale - 0.3) / 6.5, 0, 1)
+    cavity *= beside * beside * (3 - 2 * beside)
+    abdomen = 1.1 * depth * _bulge(below / (0.24 * anatomy.height))
     return outline, np.clip(cavity - heart - abdomen, 0, None)
 
 
@@ -125,39 +126,42 @@ def _project_body(anatomy: Anatomy, offset: np.ndarray, y: np.ndarray, view: Vie
     aside = np.abs(offset)
     level = y / anatomy.height
     width = np.where(offset > 0, anatomy.half_width["left"], anatomy.half_width["right"])
-    trunk_width = width * np.interp(level, [0.0, 0.35, 1.0, 1.6], [0.98, 1.0, 0.98, 1.02]) + wall
-    depth = np.maximum(anatomy.cavity_depth(np.maximum(y, 0.05 * anatomy.height)), 9 * scale)
-    depth = depth + 1.1 * wall + 1.6 * scale
-    trunk = depth * np.clip(1 - (aside / trunk_width) ** 2.6, 0, None) ** 0.5
+    trunk_width = width * np.interp(level, [0.0, 0.2, 0.6, 1.0, 1.6], [1.0, 1.06, 1.02, 0.99, 1.0])
+    trunk_width = trunk_width + wall
+    depth = np.maximum(anatomy.cavity_depth(np.maximum(y, 0.05 * anatomy.height)), 11 * scale)
+    depth = depth + 0.8 * wall + 1.8 * scale
+    trunk = depth * np.clip(1 - (aside / trunk_width) ** 4, 0, None) ** 0.5
     trunk *= _bulge((level + 0.12) / 0.3)
     neck_width = anatomy.neck * (1 + 0.05 * np.clip(-level, 0, 1))
-    neck = 11.5 * scale * np.clip(1 - (aside / neck_width) ** 2, 0, None) ** 0.5
+    neck = 12 * scale * np.clip(1 - (aside / neck_width) ** 2, 0, None) ** 0.5
     neck *= np.clip(1.3 - 2.0 * level, 0, 1)
-    slope = (aside - anatomy.neck) / (width + 0.35 * width - anatomy.neck)
-    top = -3.6 * scale + (anatomy.shoulder_drop + 4.6 * scale) * np.clip(slope, 0, None) ** 1.2
-    shoulder = (8.5 * scale + wall) * _bulge((y - top) / (4.5 * scale))
-    shoulder *= _bulge((width * 1.48 + wall - aside) / (5 * scale))
-    shoulder *= np.clip((0.42 * anatomy.height - y) / (0.22 * anatomy.height), 0, 1)
-    body = np.maximum.reduce([trunk, neck, shoulder]).astype(np.float32)
+    below_skin = y - anatomy.shoulder_line(aside).astype(np.float32)
+    shoulder = (11 * scale + wall) * _bulge(below_skin / (6 * scale))
+    shoulder *= _bulge((width * 1.5 + wall - aside) / (6 * scale))
+    shoulder *= _bulge((0.5 * anatomy.height - y) / (0.35 * anatomy.height))
+    parts = [trunk, neck, shoulder]
     for sign in SIDES.values():
-        arm = np.zeros_like(body)
-        start = np.array([sign * (1.27 * width.max() + 0.5 * wall), 4.2 * scale])
+        arm = np.zeros(y.shape, np.float32)
+        start = np.array([sign * (1.3 * width.max() + 0.5 * wall), 4.2 * scale])
         reach = 30 * scale * np.array([sign * anatomy.arm_spread, 1.0])
         line = start + np.linspace(0, 1, 12)[:, None] * reach
-        add_tube(arm, view, line, 4.0 * scale + 0.4 * wall, 8 * scale + 0.6 * wall)
-        body = np.maximum(body, arm)
-        if anatomy.breast:
-            body += _breast(anatomy, sign * offset, y)
-    return cv2.GaussianBlur(body, (0, 0), 0.25 * scale * view.pixels_per_cm)
+        taper = np.linspace(1.15, 0.85, 12)
+        add_tube(arm, view, line, (4.4 * scale + 0.4 * wall) * taper, 9.5 * scale + 0.6 * wall)
+        parts.append(arm)
+    # A soft maximum: the parts pass into one another without a crease.
+    body = (sum(part**4 for part in parts) ** 0.25).astype(np.float32)
+    if anatomy.breast:
+        body += sum(_breast(anatomy, sign * offset, y) for sign in SIDES.values())
+    return cv2.GaussianBlur(body.astype(np.float32), (0, 0), 0.25 * scale * view.pixels_per_cm)
 
 
 def _breast(anatomy: Anatomy, lateral: np.ndarray, y: np.ndarray) -> np.ndarray:
     """A hanging half-ellipsoid with a distinct lower fold."""
     radius = 5.2 * anatomy.scale + 0.5 * anatomy.breast
     across = (lateral - 0.62 * anatomy.half_width["left"]) / radius
-    down = (y - 0.80 * anatomy.height) / radius
+    down = (y - 0.84 * anatomy.height) / radius
     down = np.where(down < 0, down * 0.62, down)
-    return anatomy.breast * np.clip(1 - across**2 - down**2, 0, None) ** 0.6
+    return anatomy.breast * np.clip(1 - across**2 - down**2, 0, None) ** 0.5
 
 
 def add_tube(
@@ -183,24 +187,43 @@ def add_tube(
     depths = np.broadcast_to(np.float32(thickness), len(axis))
     margin = float(radii.max()) + 1
     left, top = np.maximum(np.floor(axis.min(axis=0) - margin), 0).astype(int)
-    right, bottom = np.ceil(axis.max(axis=0) + margin).astype(int) + 1
-    patch = canvas[top : max(bottom, 0), left : max(right, 0)]
+    right, bottom = np.maximum(np.ceil(axis.max(axis=0) + margin), -1).astype(int) + 1
+    patch = canvas[top:bottom, left:right]
     if patch.size == 0:
         return
-    rows, columns = np.indices(patch.shape, dtype=np.float32)
-    pixels = np.stack([columns.ravel() + left, rows.ravel() + top], axis=1)
-    distances = (axis**2).sum(axis=1) - 2 * pixels @ axis.T
-    nearest = distances.argmin(axis=1)
-    along = np.gradient(axis, axis=0)
-    along /= np.maximum(np.hypot(*along.T), 1e-6)[:, None]
-    away = pixels - axis[nearest]
-    tangent = along[nearest]
-    across = away[:, 0] * tangent[:, 1] - away[:, 1] * tangent[:, 0]
-    # Beyond an end the distance along the axis counts too: the tube ends in a round cap.
-    forward = (away * tangent).sum(axis=1)
-    ends = ((nearest == 0) & (forward < 0)) | ((nearest == len(axis) - 1) & (forward > 0))
-    squared = (across**2 + np.where(ends, forward**2, 0)) / radii[nearest] ** 2
+    rows = np.arange(top, top + patch.shape[0], dtype=np.float32)
+    columns = np.arange(left, left + patch.shape[1], dtype=np.float32)
+    down = (rows[:, None] - axis[:, 1]) ** 2
+    aside = (columns[:, None] - axis[:, 0]) ** 2
+    distances = down[:, None] + aside
+    nearest = distances.argmin(axis=2)
+    steps = np.hypot(*np.diff(axis, axis=0).T).max() if len(axis) > 1 else 0.0
+    smallest = np.take_along_axis(distances, nearest[..., None], axis=2)[..., 0]
+    close = np.nonzero(smallest <= margin**2 + steps**2)
+    pixels = np.stack([columns[close[1]], rows[close[0]]], axis=1)
+    squared, position = _across(axis, radii, pixels, nearest[close])
     chord = np.sqrt(np.clip(1 - squared, 0, None))
     if hollow:
         chord -= 0.85 * np.sqrt(np.clip(hollow**2 - squared, 0, None))
-    patch += (depths[nearest] * chord).reshape(patch.shape)
+    patch[close] += np.interp(position, np.arange(len(axis)), depths).astype(np.float32) * chord
+
+
+def _across(
+    axis: np.ndarray, radii: np.ndarray, pixels: np.ndarray, nearest: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where pixels (N, 2) lie in a tube: (distance from the axis / radius)², place along it."""
+    last = len(axis) - 1
+    along = axis[np.r_[1 : last + 1, last]] - axis[np.r_[0, :last]]
+    length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-6)
+    along /= length[:, None]
+    away = pixels - axis[nearest]
+    tangent = along[nearest]
+    across = away[:, 0] * tangent[:, 1] - away[:, 1] * tangent[:, 0]
+    forward = (away * tangent).sum(axis=1)
+    inner = (nearest > 0) & (nearest < last)
+    position = np.clip(nearest + forward / length[nearest] * np.where(inner, 2, 1), 0, last)
+    # Beyond an end the distance along the axis counts too: the tube ends in a round cap.
+    ends = ((nearest == 0) & (forward < 0)) | ((nearest == last) & (forward > 0))
+    radius = np.interp(position, np.arange(last + 1), radii)
+    squared = (across**2 + np.where(ends, forward**2, 0)) / radius**2
+    return squared.astype(np.float32), position

@@ -8,7 +8,7 @@ import numpy as np
 from lungseg_utils.data.phantom_anatomy import SIDES, Anatomy
 from lungseg_utils.data.phantom_projection import Chest, View, add_tube
 
-_RIB_DROP = (4.2, 6.0, 7.4, 8.4, 9.0, 9.4, 9.4, 9.2, 8.8, 8.0)  # cm from spine to breastbone
+_RIB_DROP = (4.4, 6.0, 7.4, 8.4, 9.0, 9.4, 9.4, 9.2, 8.6, 7.8, 6.5)  # cm from spine to breastbone
 
 
 def add_bones(chest: Chest, anatomy: Anatomy, view: View, rng: np.random.Generator) -> None:
@@ -37,79 +37,88 @@ def _add_spine(bone: np.ndarray, anatomy: Anatomy, view: View) -> None:
 
 def _add_vertebra(bone, view, middle, y, half, tall, scale) -> None:
     """A body with dense end plates, two pedicles, a spinous and two transverse processes."""
-    across = np.linspace(-half, half, 9)
-    waist = 0.06 * scale * np.cos(np.pi * across / half)
-    body = np.stack([middle + across * 0.9, np.full(9, y + tall / 2)], axis=1)
-    add_tube(bone, view, body, 0.5 * tall, 0.85 * scale)
-    for level in (y + 0.08 * tall + waist, y + 0.92 * tall - waist):
-        add_tube(bone, view, np.stack([middle + across, level], 1), 0.11 * scale, 0.35 * scale)
+    centre = np.array([middle, y])
+    body = np.array([[0, 0.12 * tall], [0, 0.5 * tall], [0, 0.88 * tall]])
+    add_tube(bone, view, centre + body, half, 0.55 * scale)
+    across = np.linspace(-0.85 * half, 0.85 * half, 5)
+    waist = 0.08 * scale * np.cos(np.pi * across / half)
+    for level in (0.06 * tall + waist, 0.94 * tall - waist):
+        plate = np.stack([across, level], axis=1)
+        add_tube(bone, view, centre + plate, 0.13 * scale, 0.22 * scale)
     for sign in (-1, 1):
-        pedicle = np.array([[0, 0.22 * tall], [0, 0.5 * tall]])
-        pedicle += np.array([middle + sign * 0.62 * half, y])
-        add_tube(bone, view, pedicle, 0.33 * scale, 0.5 * scale, hollow=0.7)
-        process = [
-            [middle + sign * half, y + 0.3 * tall],
-            [middle + sign * 2 * half, y + 0.2 * tall],
-        ]
-        add_tube(bone, view, np.array(process), 0.35 * scale, 0.35 * scale)
-    spinous = np.array([[middle, y + 0.6 * tall], [middle, y + 1.05 * tall]])
-    add_tube(bone, view, spinous, 0.22 * scale, 0.6 * scale)
+        pedicle = np.array([[sign * 0.62 * half, 0.25 * tall], [sign * 0.62 * half, 0.5 * tall]])
+        add_tube(bone, view, centre + pedicle, 0.32 * scale, 0.4 * scale, hollow=0.7)
+        process = np.array([[sign * half, 0.3 * tall], [sign * 1.9 * half, 0.2 * tall]])
+        add_tube(bone, view, centre + process, 0.36 * scale, 0.25 * scale)
+    spinous = np.array([[0, 0.6 * tall], [0, 1.05 * tall]])
+    add_tube(bone, view, centre + spinous, 0.22 * scale, 0.3 * scale)
 
 
 def _add_rib(bone, anatomy: Anatomy, view: View, side: str, sign: float, number: int) -> None:
     """One rib: an arc in a tilted plane, from the spine round the side to the front."""
     scale, height = anatomy.scale, anatomy.height
     spacing = height / 22.0
-    start = spacing * (-1.9 + 2.0 * number + 0.035 * number**2)
+    start = spacing * (-1.0 + 1.9 * number + 0.035 * number**2)
     drop = _RIB_DROP[number] * spacing * anatomy.rib_slope
-    turn = np.linspace(0.12, 2.65 - 0.09 * max(number - 5, 0), 64)
-    reach = float(anatomy.cage_width(np.array(start + 0.55 * drop), side)) + 0.25 * scale
-    if number == 0:
-        reach = 0.85 * reach
-    lateral = reach * np.sin(turn)
+    turn = np.linspace(0.12, 2.65 - 0.11 * max(number - 5, 0), 32)
     rise = 0.5 * spacing * np.sin(2 * turn) * (turn < np.pi / 2)
     y = start + drop * (1 - np.cos(turn)) / 2 - rise
-    x = anatomy.midline(y) + sign * lateral
+    # The power makes the rib hug the side wall for a while, as it does around a broad chest.
+    reach = anatomy.cage_width(np.maximum(y, 0.03 * height), side) + 0.3 * scale
+    x = anatomy.midline(y) + sign * reach * np.sin(turn) ** 0.8
     # Where the rib runs towards the detector the ray stays in it for longer.
     depth = 0.5 * float(anatomy.cavity_depth(np.array(start + 0.5 * drop + 2 * scale)))
     flat = np.hypot(reach * np.cos(turn), 0.5 * drop * np.sin(turn))
     steep = np.hypot(flat, depth * np.sin(turn)) / np.maximum(flat, 0.1)
     front = np.clip((turn - np.pi / 2) / 1.0, 0, 1)
-    thickness = scale * 0.62 * np.minimum(steep, 2.6) * (1 - 0.35 * front)
-    radius = scale * (0.58 + 0.16 * front)
-    add_tube(bone, view, np.stack([x, y], axis=1), radius, thickness, hollow=0.78)
+    neck = np.clip((turn - 0.12) / 0.3, 0.35, 1)
+    end = np.clip((turn[-1] - turn) / 0.7, 0.0, 1.0)
+    thickness = scale * (0.55 if number == 0 else 0.9) * np.minimum(steep, 2.0)
+    thickness = thickness * neck * (0.2 + 0.8 * end)
+    radius = scale * (0.62 * np.sqrt(neck) + 0.22 * front)
+    add_tube(bone, view, np.stack([x, y], axis=1), radius, thickness, hollow=0.72)
 
 
 def _add_shoulder(bone, anatomy: Anatomy, view: View, sign: float, rng) -> None:
+    """Clavicle, shoulder blade and upper arm of one side."""
     scale, width = anatomy.scale, anatomy.half_width["left"]
-    drop = anatomy.shoulder_drop
+    lift = rng.normal(0, 0.3) * scale
 
-    def curve(points: list[tuple[float, float]], steps: int = 40) -> np.ndarray:
-        knots = np.array(points) * [sign * width / 13.4, scale]
-        return through(knots, steps)
+    def below_skin(part: float, depth: float) -> tuple[float, float]:
+        """Point at a part of the chest's half-width, so many cm below the shoulder's skin."""
+        return part * width, float(anatomy.shoulder_line(np.array(part * width))) + depth * scale
 
-    tilt = drop / scale + rng.normal(0, 0.3)
-    clavicle = [(1.7, 3.6), (4.5, 2.6), (8.5, 1.2 + 0.3 * tilt), (12.5, -0.4 + 0.7 * tilt)]
-    clavicle.append((16.4, -1.0 + tilt))
-    radius = scale * np.linspace(0.8, 0.6, 40)
-    add_tube(bone, view, curve(clavicle), radius, 0.85 * scale, hollow=0.7)
-    joint = np.array([18.2, 2.6 + tilt])
-    head = [tuple(joint), (joint[0] + 0.3, joint[1] + 0.4)]
-    add_tube(bone, view, curve(head), 2.3 * scale, 1.6 * scale, hollow=0.9)
-    shaft = np.array([joint * [sign * width / 13.4, scale]]) + np.linspace(0, 1, 30)[
-        :, None
-    ] * 24 * scale * np.array([sign * anatomy.arm_spread, 1.0])
-    add_tube(bone, view, shaft, 1.15 * scale, 1.5 * scale, hollow=0.65)
-    blade = [(12.2, 1.2 + tilt), (15.8, 2.8 + tilt), (15.6, 6.0 + tilt), (13.6, 13.5 + tilt)]
-    blade += [(12.9, 12.5 + tilt), (12.2, 6.0 + tilt)]
-    polygon = view.to_pixels(np.array(blade) * [sign * width / 13.4, scale])
+    def curve(knots: list[tuple[float, float]]) -> np.ndarray:
+        return through(np.array(knots) * [sign, 1.0] + [0.0, lift], 24)
+
+    middle = below_skin(0.9, 2.2)
+    inner = (0.5 * width, 2.2 * scale + 0.4 * middle[1])
+    clavicle = [(1.7 * scale, 4.4 * scale), inner, middle, below_skin(1.18, 1.8)]
+    taper = scale * np.linspace(0.85, 0.6, 24)
+    add_tube(bone, view, curve(clavicle), taper, 1.1 * scale, hollow=0.72)
+    joint = np.array(below_skin(1.33, 3.4))
+    reach = 22 * scale * np.array([anatomy.arm_spread, 1.0])
+    arm = [tuple(joint + part * reach) for part in (0.0, 0.04, 0.2, 0.5, 1.0)]
+    radius = scale * np.interp(np.linspace(0, 4, 24), [0.0, 1.0, 2.0, 4.0], [2.2, 2.1, 1.2, 1.1])
+    add_tube(bone, view, curve(arm), radius, 1.7 * scale, hollow=0.72)
+    _add_blade(bone, view, curve, joint, width, scale)
+
+
+def _add_blade(bone, view: View, curve, joint: np.ndarray, width: float, scale: float) -> None:
+    x, y = joint[0] - 2.6 * scale, joint[1]
+    outline = [(x, y - scale), (x + 0.3 * scale, y + 2 * scale), (x - 1.5 * scale, y + 7 * scale)]
+    tip = (0.98 * width, y + 11.5 * scale)
+    outline += [tip, (0.92 * width, y + 8 * scale), (0.9 * width, y + 0.5 * scale)]
+    outline += [(0.95 * width, y - 1.2 * scale), (x, y - scale)]
     plate = np.zeros_like(bone)
-    cv2.fillPoly(plate, [np.round(polygon * 16).astype(np.int32)], 0.28 * scale, cv2.LINE_8, 4)
-    bone += cv2.GaussianBlur(plate, (0, 0), 0.12 * scale * view.pixels_per_cm)
-    lateral = [(16.2, 4.0 + tilt), (15.3, 8.0 + tilt), (13.6, 13.3 + tilt)]
-    add_tube(bone, view, curve(lateral), 0.42 * scale, 0.55 * scale)
-    spine = [(12.4, 2.9 + tilt), (15.0, 1.2 + tilt), (18.0, -0.6 + tilt)]
-    add_tube(bone, view, curve(spine), 0.5 * scale, 0.5 * scale)
+    corners = np.round(view.to_pixels(curve(outline)) * 16).astype(np.int32)
+    cv2.fillPoly(plate, [corners], 0.3 * scale, cv2.LINE_8, 4)
+    bone += cv2.GaussianBlur(plate, (0, 0), 0.15 * scale * view.pixels_per_cm)
+    fading = scale * np.linspace(0.6, 0.15, 24)
+    add_tube(bone, view, curve(outline[1:4]), 0.4 * scale, 0.8 * fading)
+    ridge = [(x + 2.2 * scale, y - 2.6 * scale), (x, y - 1.2 * scale), outline[-3]]
+    add_tube(bone, view, curve(ridge), 0.6 * scale, fading)
+    add_tube(bone, view, curve(outline[:2]), 0.5 * scale, 0.3 * scale)
 
 
 def through(knots: np.ndarray, steps: int) -> np.ndarray:
@@ -130,12 +139,13 @@ def add_airways(chest: Chest, anatomy: Anatomy, view: View, rng: np.random.Gener
     carina = 0.29 * height
     y = np.linspace(-10 * scale, carina, 30)
     shift = rng.normal(-0.15, 0.2) * scale
+    closing = 1.7 * scale * np.clip(np.linspace(6, 0.3, 30), 0, 1)
     middle = anatomy.midline(y) + shift * np.clip(y / carina, 0, 1)
-    add_tube(chest.air, view, np.stack([middle, y], 1), 0.82 * scale, 1.5 * scale)
+    add_tube(chest.air, view, np.stack([middle, y], 1), 0.85 * scale, closing)
     fork = np.array([middle[-1], carina])
     for end, radius in (((-3.2, 3.6), 0.6), ((4.2, 2.9), 0.5)):
         line = fork + np.linspace(0, 1, 12)[:, None] * np.array(end) * scale
-        add_tube(chest.air, view, line, radius * scale, 1.0 * scale)
+        add_tube(chest.air, view, line, radius * scale, scale * np.linspace(0.8, 0.3, 12))
     if rng.random() < 0.75:
         _add_stomach_gas(chest.air, anatomy, view, rng)
     chest.air[:] = np.minimum(chest.air, np.maximum(chest.body - chest.lung, 0))
