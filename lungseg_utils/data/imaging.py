@@ -276,11 +276,13 @@ def _read_grey(path: Path) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        # By an open file: by name, Pillow maps uncompressed TIFFs and garbles rotated ones.
+        with path.open("rb") as file, Image.open(file) as image:
             too_large = image.width * image.height > PIXEL_LIMIT
             if not too_large:
-                orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-                values = _orient(_decode(image, path), orientation)
+                values = _decode(image, path)
+                # Asked for after decoding, which turns a TIFF already and drops the tag.
+                values = _orient(values, image.getexif().get(_EXIF_ORIENTATION, 1))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         too_large = True
     except Exception as error:  # Pillow's decoders raise errors of any type on damaged files.
@@ -315,9 +317,12 @@ def _unreadable(path: Path, error: Exception) -> ImageFileError:
 def _decode(image: Image.Image, path: Path) -> np.ndarray:
     from PIL import Image
 
+    stored_as = image.tile[0][3] if image.tile else ""
+    stored_as = stored_as if isinstance(stored_as, str) else str(stored_as[0])
+    image.load()
     if image.mode[0] in "IF":
         return np.asarray(image)
-    if image.tile and "16" in str(image.tile[0][3]):
+    if "16" in stored_as:
         return _channels_to_grey(_decode_deep_colour(path))
     if image.has_transparency_data:
         image = image.convert("RGBA")
