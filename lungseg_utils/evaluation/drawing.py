@@ -115,7 +115,8 @@ def image_grid(
     above = [_TITLE if row < titled_rows else _GAP for row in range(rows)]
     width = left + columns * (across + _GAP)
     legend_columns = max(1, min(len(legend), int(width / _LEGEND_ENTRY)))
-    below = 0.1 + 0.2 * -(-len(legend) // legend_columns) if legend else _GAP
+    legend_rows = -(-len(legend) // legend_columns)
+    below = 0.1 + 0.2 * legend_rows if legend else _GAP
     height = sum(above) + rows * down + below
     figure = NotebookFigure(figsize=(width, height))
     axes = np.empty((rows, columns), dtype=object)
@@ -123,7 +124,7 @@ def image_grid(
         x = left + column * (across + _GAP)
         y = height - sum(above[: row + 1]) - (row + 1) * down
         place = (x / width, y / height, across / width, down / height)
-        axes[row, column] = figure.add_axes(place, xticks=[], yticks=[])
+        axes[row, column] = figure.add_axes(place, xticks=[], yticks=[], anchor="N")
         axes[row, column].spines[:].set_visible(False)
     for panel, name in zip(axes[:, 0], row_labels, strict=bool(row_labels)):
         panel.set_ylabel(name, fontsize=SMALL + 1, color=INK)
@@ -131,7 +132,7 @@ def image_grid(
         figure.legend(
             handles=list(legend),
             loc="lower center",
-            ncols=legend_columns,
+            ncols=-(-len(legend) // legend_rows),  # rows of even length
             frameon=False,
             fontsize=SMALL,
             handlelength=1.5,
