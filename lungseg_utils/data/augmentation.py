@@ -125,13 +125,13 @@ class Augmentation:
         borders = rng.uniform(0, self.padding, 4)
         padded, flipped = rng.random(2) < (self.padding_probability, self.flip)
         repeat_edge = rng.random() < 0.5
-        crop = rng.integers(0, int(self.jitter), 2, endpoint=True)
+        crop = np.floor(rng.random(2) * (self.jitter + 1))
 
         side = np.array([width, height])
         centre = side / 2
         # In the result's order: crop, frame within its border, mirror, then the turn about the
         # centre. Edges are at 0 and the side, so that pixel centres lie at halves.
-        matrix = _scaling(side / (side + int(self.jitter))) @ _shifting(crop)
+        matrix = _scaling(side / (side + self.jitter)) @ _shifting(crop)
         if padded:
             before, after = borders[:2], borders[2:]
             matrix = _shifting(-before * side) @ _scaling(1 + before + after) @ matrix
