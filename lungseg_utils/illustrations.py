@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+
+from lungseg_utils.evaluation.drawing import NotebookFigure
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
@@ -20,13 +21,13 @@ _SPLIT_COLOURS = {
 }
 
 
-def plot_manifest(table: pd.DataFrame) -> Figure:
+def plot_manifest(table: pd.DataFrame) -> NotebookFigure:
     """Cases of each source by split, and the patients' ages.
 
     Args:
         table: A row a case with `source`, `split` and `age_years`.
     """
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure = NotebookFigure(figsize=(9, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
     counts = pd.crosstab(table["source"], table["split"])
     start = np.zeros(len(counts))
@@ -51,13 +52,13 @@ def plot_manifest(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def show_variants(variants: Mapping[str, np.ndarray]) -> Figure:
+def show_variants(variants: Mapping[str, np.ndarray]) -> NotebookFigure:
     """The same X-ray in several versions, each above its grey-value histogram.
 
     Args:
         variants: Title to grey image, uint8 `(H, W)`.
     """
-    figure = Figure(figsize=(2.6 * len(variants), 3.8), layout="constrained")
+    figure = NotebookFigure(figsize=(2.6 * len(variants), 3.8), layout="constrained")
     axes = figure.subplots(2, len(variants), height_ratios=(3, 1), squeeze=False)
     for (title, image), (top, bottom) in zip(variants.items(), axes.T, strict=True):
         _show(top, image, title)
@@ -68,14 +69,14 @@ def show_variants(variants: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def show_stitched(pair: np.ndarray) -> Figure:
+def show_stitched(pair: np.ndarray) -> NotebookFigure:
     """A stitched pair, its two halves named.
 
     Args:
         pair: uint8 `(H, 2·H)`.
     """
     height, width = pair.shape
-    figure = Figure(figsize=(7, 3.7), layout="constrained")
+    figure = NotebookFigure(figsize=(7, 3.7), layout="constrained")
     axes = figure.subplots()
     _show(axes, pair, f"one file of {height} × {width} pixels")
     axes.axvline(width / 2 - 0.5, color=ORANGE)
@@ -84,14 +85,14 @@ def show_stitched(pair: np.ndarray) -> Figure:
     return figure
 
 
-def plot_feature_maps(model) -> Figure:
+def plot_feature_maps(model) -> NotebookFigure:
     """Resolution and channels along a network: each level a bar, as wide as its channels.
 
     Args:
         model: A functional `keras.Model` from image to mask.
     """
     stages = _stages(model)
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = NotebookFigure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots()
     largest = max(size for size, _ in stages)
     for place, (size, channels) in enumerate(stages):
@@ -105,13 +106,13 @@ def plot_feature_maps(model) -> Figure:
     return figure
 
 
-def plot_nested_skips(depth: int) -> Figure:
+def plot_nested_skips(depth: int) -> NotebookFigure:
     """The nodes of U-Net++ and the paths between them.
 
     Args:
         depth: How often the resolution is halved.
     """
-    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    figure = NotebookFigure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()
     for level in range(depth + 1):
         for column in range(depth + 1 - level):
@@ -132,7 +133,7 @@ def plot_nested_skips(depth: int) -> Figure:
 
 def show_judgements(
     image: np.ndarray, masks: Mapping[str, np.ndarray], judgements: Mapping[str, np.ndarray]
-) -> Figure:
+) -> NotebookFigure:
     """What a PatchGAN thinks of masks: its probability that each patch is a manual one.
 
     Args:
@@ -140,7 +141,7 @@ def show_judgements(
         masks: Title to mask `(H, W)`.
         judgements: The same titles to probabilities `(h, w)` in [0, 1].
     """
-    figure = Figure(figsize=(2.6 * (1 + 2 * len(masks)), 2.9), layout="constrained")
+    figure = NotebookFigure(figsize=(2.6 * (1 + 2 * len(masks)), 2.9), layout="constrained")
     axes = figure.subplots(1, 1 + 2 * len(masks))
     _show(axes[0], image, "X-ray")
     for number, (title, mask) in enumerate(masks.items()):
@@ -155,7 +156,7 @@ def show_judgements(
 
 def show_segmentation(
     image: np.ndarray, probability: np.ndarray, overlay: np.ndarray, title: str
-) -> Figure:
+) -> NotebookFigure:
     """One X-ray, the probability of lung, and the mask's outline on the X-ray.
 
     Args:
@@ -164,7 +165,7 @@ def show_segmentation(
         overlay: uint8 `(H, W, 3)` RGB.
         title: Shown above the X-ray.
     """
-    figure = Figure(figsize=(9.5, 3.4), layout="constrained")
+    figure = NotebookFigure(figsize=(9.5, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     _show(left, image, title)
     shown = middle.imshow(probability, cmap="cividis", vmin=0, vmax=1)

@@ -1,0 +1,81 @@
+"""Every example of the README runs, as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lungseg_utils.config import TrainingConfig
+from lungseg_utils.training import train
+from tests.tiny import tiny_cases
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def readme(repository) -> str:
+    return (repository / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A working directory with what the examples name: an X-ray, its mask, a trained run."""
+    folder = tmp_path_factory.mktemp("reader")
+    cases = tiny_cases(4, size=64)
+    Image.fromarray(cases.images[0]).save(folder / "chest.png")
+    Image.fromarray(cases.masks[0] * 255).save(folder / "chest_mask.png")
+    config = TrainingConfig(
+        size=64, model_options={"base_filters": 4, "depth": 2}, batch_size=4, epochs=1
+    )
+    train(config, cases, tiny_cases(2, 64, 1, "val"), folder / "workspace/demo/runs/unet")
+    return folder
+
+
+def run(command: list[str], folder: Path, repository: Path) -> subprocess.CompletedProcess:
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    return result
+
+
+def test_papermill_example_runs(readme, folder, repository):
+    command = next(block for block in blocks(readme, "bash") if block.startswith("papermill"))
+    words = shlex.split(command.replace("notebooks/", f"{repository}/notebooks/"))
+
+    run([sys.executable, "-m", *words], folder, repository)
+
+    assert (folder / "executed_02.ipynb").is_file()
+    assert (folder / "my_workspace" / "downloads" / "source.json").is_file()
+
+
+def test_package_examples_run_one_after_the_other(readme, folder, repository):
+    prepare = """
+from lungseg_utils import fetch, open_workspace, pair_bundle, prepare
+workspace = open_workspace("my_workspace")
+bundle = fetch("phantom", workspace, count=12, size=128)
+for size in (64, 128):
+    prepare(pair_bundle(bundle), workspace, size)
+"""
+    script = folder / "examples.py"
+    script.write_text(prepare + "\n".join(blocks(readme, "python")), encoding="utf-8")
+
+    result = run([sys.executable, str(script)], folder, repository)
+
+    assert "(256, 256, 1) float32 (256, 256)" in result.stdout
+    assert "val_dice" in result.stdout and "hd95_px" in result.stdout
+    assert Image.open(folder / "chest_lungs.png").size == Image.open(folder / "chest.png").size
+
+
+def test_make_targets_and_recipes_that_the_readme_names_exist(readme, repository):
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make ([a-z-]+)", readme):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+    for path in re.findall(r"recipes/[a-z-]+\.yaml", readme):
+        assert (repository / path).is_file(), path
