@@ -66,95 +66,128 @@ def _paint(
     short = round(size * rng.uniform(0.7, 1.0))
     height, width = (size, short) if rng.random() < 0.5 else (short, size)
     mask = _draw_outline(rng, kind, height, width)
-    ground = _paint_ground(rng, background, height, width)
+    ground = _paint_ground(rng, background, mask)
     skin = _paint_skin(rng, kind, background, mask)
     picture = np.where(mask[..., None] > 0, skin, ground)
-    picture = cv2.GaussianBlur(picture, (0, 0), 0.6)
-    picture += rng.normal(0, 3.0, (height, width, 1)).astype(np.float32)
+    picture = cv2.GaussianBlur(picture, (0, 0), size / 640)
+    picture += rng.normal(0, 2.5, (height, width, 1)).astype(np.float32)
     return np.clip(picture, 0, 255).round().astype(np.uint8), mask
 
 
 def _draw_outline(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
-    angle = np.linspace(0, 2 * np.pi, 360, endpoint=False)
-    points = _OUTLINES[kind](rng, angle)
+    """Fill the object's outline, turned and placed at random but wholly in the picture."""
+    points = _OUTLINES[kind](rng)
     turn = rng.uniform(-0.6, 0.6)
     turned = points @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     turned -= 0.5 * (turned.max(axis=0) + turned.min(axis=0))
-    reach = np.abs(turned).max(axis=0)
-    half = rng.uniform(0.72, 0.86) * min(0.5 * width / reach[0], 0.5 * height / reach[1])
+    reach = turned.max(axis=0)
     centre = np.array([width, height]) / 2
-    slack = centre - half * reach
-    centre = centre + rng.uniform(-0.5, 0.5, 2) * slack
+    size = rng.uniform(0.72, 0.86) * (centre / reach).min()
+    centre = centre + rng.uniform(-0.5, 0.5, 2) * (centre - size * reach)
     mask = np.zeros((height, width), np.uint8)
-    corners = np.round((turned * half + centre) * 16).astype(np.int32)
+    corners = np.round((turned * size + centre) * 16).astype(np.int32)
     cv2.fillPoly(mask, [corners], 1, cv2.LINE_8, 4)
     return mask
 
 
-def _apple(rng, angle) -> np.ndarray:
-    radius = 1 - 0.18 * np.exp(-8 * (1 - np.sin(angle - np.pi))) + 0.03 * np.cos(2 * angle)
-    dent = 0.22 * np.exp(-((np.angle(np.exp(1j * (angle + np.pi / 2)))) ** 2) / 0.06)
-    return np.stack([1.02 * radius * np.cos(angle), (radius - dent) * np.sin(angle)], 1)
+_ANGLE = np.linspace(0, 2 * np.pi, 720, endpoint=False)
 
 
-def _pear(rng, angle) -> np.ndarray:
-    waist = rng.uniform(0.22, 0.34)
-    across = np.cos(angle) * (1 + waist * np.sin(angle)) * 0.72
-    return np.stack([across, 1.15 * np.sin(angle)], 1)
+def _apple(rng: np.random.Generator) -> np.ndarray:
+    x = np.cos(_ANGLE) * (1.05 - 0.1 * np.sin(_ANGLE))
+    y = 0.95 * np.sin(_ANGLE)
+    dip = rng.uniform(0.12, 0.22)
+    y = y + dip * np.exp(-((x / 0.22) ** 2)) * (np.sin(_ANGLE) < 0)
+    return np.stack([x, y - 0.06 * np.exp(-((x / 0.2) ** 2)) * (np.sin(_ANGLE) > 0)], axis=1)
 
 
-def _leaf(rng, angle) -> np.ndarray:
-    teeth = 1 + 0.03 * np.sign(np.sin(28 * angle))
-    across = 0.5 * np.sin(angle) * np.abs(np.sin(angle)) ** 0.35 * teeth
-    return np.stack([across, 1.2 * np.cos(angle) + 0.18 * across], 1)
+def _pear(rng: np.random.Generator) -> np.ndarray:
+    waist = rng.uniform(0.3, 0.42)
+    x = 0.66 * np.cos(_ANGLE) * (1 + waist * np.sin(_ANGLE) - 0.12 * np.cos(2 * _ANGLE))
+    return np.stack([x, 1.15 * np.sin(_ANGLE)], axis=1)
 
 
-def _bottle(rng, angle) -> np.ndarray:
-    neck, shoulder = rng.uniform(0.12, 0.17), rng.uniform(-0.35, -0.1)
-    y = np.array([1.2, 1.2, 1.1, shoulder + 0.35, shoulder, -1.05, -1.05, -1.2, -1.2])
-    x = np.array([0.0, 0.38, 0.44, 0.44, neck, neck, 1.3 * neck, 1.3 * neck, 0.0])
-    outline = np.stack([x, y], 1)
-    return np.concatenate([outline, outline[::-1] * [-1, 1]])
+def _leaf(rng: np.random.Generator) -> np.ndarray:
+    """A pointed blade with teeth, on a short stalk."""
+    y = np.linspace(1.0, -1.2, 241)
+    part = (1.0 - y) / 2.2
+    teeth = rng.uniform(0.02, 0.06) * (part * rng.integers(12, 20) % 1.0)
+    x = rng.uniform(0.42, 0.6) * np.sin(np.pi * part**0.8) * (1 - teeth)
+    stalk = np.array([[0.035, 1.45], [0.035, 1.0]])
+    return _mirrored(np.concatenate([stalk, np.stack([np.maximum(x, 0.035), y], axis=1)]))
 
 
-def _spanner(rng, angle) -> np.ndarray:
-    grip = rng.uniform(0.14, 0.2)
-    half = [(0.0, 1.2), (0.3, 1.12), (0.36, 0.9), (grip, 0.65), (grip, -0.6), (0.42, -0.8)]
-    half += [(0.44, -1.1), (0.26, -1.25), (0.2, -0.92), (0.0, -0.86)]
-    outline = np.array(half)
-    return np.concatenate([outline, outline[::-1] * [-1, 1]])
+def _bottle(rng: np.random.Generator) -> np.ndarray:
+    neck, shoulder = rng.uniform(0.13, 0.17), rng.uniform(-0.3, -0.1)
+    y = np.linspace(shoulder, shoulder + 0.4, 30)
+    round_shoulder = neck + (0.42 - neck) * np.sin(np.pi / 2 * (y - shoulder) / 0.4)
+    foot = [(0.36, 1.2), (0.42, 1.12)]
+    top = [(neck, -1.0), (1.3 * neck, -1.0), (1.3 * neck, -1.15), (0.0, -1.15)]
+    body = np.stack([round_shoulder, y], axis=1)[::-1]
+    return _mirrored(np.concatenate([foot, body, top]))
+
+
+def _spanner(rng: np.random.Generator) -> np.ndarray:
+    grip = rng.uniform(0.15, 0.2)
+    half = [(0.0, 1.2), (0.2, 1.17), (0.33, 1.05), (0.36, 0.9), (0.3, 0.74), (grip, 0.6)]
+    half += [(grip, -0.55), (0.34, -0.72), (0.43, -0.9), (0.4, -1.12), (0.24, -1.28)]
+    return _mirrored(np.array([*half, (0.2, -0.95), (0.0, -0.88)]))
+
+
+def _mirrored(half: np.ndarray) -> np.ndarray:
+    return np.concatenate([half, half[::-1] * [-1, 1]])
 
 
 _OUTLINES = {"apple": _apple, "leaf": _leaf, "bottle": _bottle, "pear": _pear, "spanner": _spanner}
+# Two colours each; on a light ground the objects are nearer to the first, the darker one.
 _COLOURS = {
-    "apple": ((176, 38, 40), (226, 150, 60)),
-    "leaf": ((52, 104, 40), (150, 168, 70)),
-    "bottle": ((28, 88, 66), (120, 176, 190)),
-    "pear": ((150, 140, 48), (214, 200, 110)),
-    "spanner": ((84, 88, 96), (176, 180, 188)),
+    "apple": ((168, 30, 36), (232, 150, 70)),
+    "leaf": ((48, 100, 38), (160, 176, 76)),
+    "bottle": ((24, 84, 62), (130, 186, 196)),
+    "pear": ((140, 128, 40), (218, 206, 116)),
+    "spanner": ((78, 82, 90), (182, 186, 194)),
 }
 
 
-def _paint_ground(rng, background: str, height: int, width: int) -> np.ndarray:
-    level = rng.uniform(222, 250) if background == "light" else rng.uniform(8, 34)
-    tint = rng.normal(0, 2.5, 3)
-    rows, columns = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
-    slope = rng.uniform(-7, 7) * rows + rng.uniform(-7, 7) * columns
-    return (level + slope[..., None] + tint).astype(np.float32)
-
-
-def _paint_skin(rng, kind: str, background: str, mask: np.ndarray) -> np.ndarray:
-    """Colour of the object, shaded as a rounded body and speckled; float32 (H, W, 3)."""
+def _paint_ground(rng: np.random.Generator, background: str, mask: np.ndarray) -> np.ndarray:
+    """A sheet of paper or cloth with uneven light, and the object's soft shadow on it."""
     height, width = mask.shape
-    dark, bright = (np.array(colour, np.float32) for colour in _COLOURS[kind])
-    share = rng.uniform(0.0, 0.35) if background == "light" else rng.uniform(0.55, 1.0)
-    colour = dark + share * (bright - dark)
-    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
-    round_body = np.sqrt(np.clip(depth / depth.max(), 0, 1))
-    rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    light = 0.1 * (-rows * rng.uniform(0.3, 1) - columns * rng.uniform(-1, 1))
-    speckle = cv2.resize(
-        rng.standard_normal((height // 6 + 2, width // 6 + 2), dtype=np.float32), (width, height)
+    light = background == "light"
+    level = rng.uniform(226, 248) if light else rng.uniform(10, 30)
+    rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    slope = rng.uniform(-5, 5) * rows + rng.uniform(-5, 5) * columns
+    fibres = cv2.GaussianBlur(
+        rng.standard_normal((height, width), dtype=np.float32), (0, 0), 0.5, sigmaY=3.0
     )
-    shade = 0.82 + 0.22 * round_body + light + 0.05 * speckle
-    return (colour * shade[..., None]).astype(np.float32)
+    level = level + slope + 4.0 * fibres - 4.0 * (rows**2 + columns**2) * light
+    away = np.float32([[1, 0, 0.02 * width], [0, 1, 0.03 * height]])
+    shadow = cv2.warpAffine(mask.astype(np.float32), away, (width, height))
+    shadow = cv2.GaussianBlur(shadow, (0, 0), 0.03 * width)
+    level = level * (1 - rng.uniform(0.05, 0.16) * shadow)
+    return (level[..., None] + rng.normal(0, 2.0, 3)).astype(np.float32)
+
+
+def _paint_skin(
+    rng: np.random.Generator, kind: str, background: str, mask: np.ndarray
+) -> np.ndarray:
+    """Colour of the object: a rounded body under one lamp, speckled; float32 (H, W, 3)."""
+    height, width = mask.shape
+    share = rng.uniform(0.0, 0.3) if background == "light" else rng.uniform(0.6, 1.0)
+    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
+    flat = kind in ("leaf", "spanner")
+    relief = np.sqrt(depth * (2 * depth.max() - depth)) * (0.25 if flat else 0.8)
+    relief = cv2.GaussianBlur(relief, (0, 0), 0.012 * width)
+    down, aside = np.gradient(relief)
+    lamp = np.array([rng.uniform(-0.6, 0.6), -0.6, 1.0])
+    lamp /= np.linalg.norm(lamp)
+    facing = (lamp[2] - lamp[0] * aside - lamp[1] * down) / np.sqrt(1 + aside**2 + down**2)
+    facing = np.clip(facing, 0, 1)
+    speckle = cv2.resize(
+        rng.standard_normal((height // 5 + 2, width // 5 + 2), dtype=np.float32), (width, height)
+    )
+    blend = np.clip(share + 0.06 * speckle, 0, 1)[..., None]
+    dark, bright = (np.array(colour, np.float32) for colour in _COLOURS[kind])
+    colour = dark + blend * (bright - dark)
+    skin = colour * (0.62 + 0.42 * facing)[..., None]
+    glossy = 0.0 if flat else rng.uniform(20, 60)
+    return (skin + glossy * (facing**40)[..., None]).astype(np.float32)
