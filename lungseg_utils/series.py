@@ -192,7 +192,7 @@ def _execute(step: Step, output: Path, kernel: str) -> None:
         raise FailedStepError(
             f"{step.name} must run to its end.",
             _describe(error),
-            f"See the executed notebook, which ends with the error: {output}\n"
+            f"See the executed notebook, which holds the whole traceback: {output}\n"
             "  Then run the same command again: steps already done are skipped.",
         ) from error
     except DeadKernelError as error:
@@ -209,7 +209,7 @@ def _describe(error: Exception) -> str:
     shown = lines[:SOURCE_LINES_SHOWN] + ["…"] * (len(lines) > SOURCE_LINES_SHOWN)
     source = "\n".join(f"    | {line}" for line in shown)
     message = _without_colours(error.evalue).replace("\n", "\n    ")
-    return f"an error in its cell {error.cell_index + 1}\n{source}\n    {error.ename}: {message}"
+    return f"an error in its cell [{error.exec_count}]\n{source}\n    {error.ename}: {message}"
 
 
 def _without_colours(text: str) -> str:

@@ -38,8 +38,10 @@ def own_kernel() -> Iterator[str]:
 
 
 def _specification() -> dict:
+    start = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     return {
-        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        # The kernel's own log holds notes on its transport; errors of cells come another way.
+        "argv": [*start, "--log-level=CRITICAL"],
         "display_name": "Python of the series",
         "language": "python",
         "env": kernel_environment(),

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from fake_notebooks import write_fake_series
+
+from lungseg_utils import series
+from lungseg_utils.errors import SeriesError
+from lungseg_utils.evaluation.metrics import METRICS
+from lungseg_utils.series import FailedStepError, duration_text, main, run_series
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Folder of two fake notebooks; the test stands in an unrelated folder."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    return write_fake_series(tmp_path / "notebooks")
+
+
+def printed(notebook: Path) -> str:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return "".join(out.text for cell in cells for out in cell.get("outputs", []) if "text" in out)
+
+
+def test_runs_in_order_skips_what_is_done_and_reruns_what_changed(fake, tmp_path, capsys):
+    workspace = tmp_path / "w"
+    both = ("01_first", "02_second")
+    result = run_series("../w", notebooks=fake, parameters={"EPOCHS": 4, "SOURCE": "phantom"})
+    assert (result.ran, result.skipped) == (both, ())
+    assert result.executed == workspace / "executed"
+    assert (workspace / "first.txt").read_text() == "phantom"
+    assert (workspace / "count.txt").read_text() == "4 0.1\n"
+    out = capsys.readouterr().out
+    assert [line.split(" … ")[0] for line in out.splitlines()] == [
+        "[1/2] 01_first",
+        "[2/2] 02_second",
+    ]
+
+    again = run_series("../w", notebooks=fake, parameters={"EPOCHS": 4, "SOURCE": "phantom"})
+    assert (again.ran, again.skipped) == ((), both)
+    changed = run_series(workspace, notebooks=fake, parameters={"EPOCHS": 5, "SOURCE": "phantom"})
+    assert (changed.ran, changed.skipped) == (("02_second",), ("01_first",))
+    assert (workspace / "count.txt").read_text() == "4 0.1\n5 0.1\n"
+    # A change of the first step reaches the second, which builds on it.
+    upstream = run_series(workspace, notebooks=fake, assignments=["EPOCHS=5"])
+    assert upstream.ran == both
+    assert (workspace / "first.txt").read_text() == "none # at all"
+    forced = run_series(
+        workspace, notebooks=fake, assignments=["EPOCHS=5"], only=["02"], force=True
+    )
+    assert (forced.ran, forced.skipped) == (("02_second",), ())
+    assert not list(Path.cwd().iterdir())
+
+
+def test_the_kernel_is_the_running_python_whatever_python3_is_registered(
+    fake, tmp_path, monkeypatch
+):
+    other = tmp_path / "jupyter" / "kernels" / "python3"
+    other.mkdir(parents=True)
+    specification = {"argv": ["/bin/false"], "display_name": "x", "language": "python"}
+    (other / "kernel.json").write_text(json.dumps(specification))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    result = run_series(tmp_path / "w", notebooks=fake, only=["01"])
+    assert printed(result.executed / "01_first.ipynb") == f"{sys.executable}|2\n"
+    assert os.environ["JUPYTER_PATH"] == str(tmp_path / "jupyter")
+
+
+def test_a_failed_step_keeps_its_notebook_and_tells_cell_and_error(fake, tmp_path, capfd):
+    command = ["run", "--notebooks", str(fake), "--workspace", str(tmp_path / "w")]
+    assert main([*command, "-p", "EPOCHS=11"]) == 1
+    captured = capfd.readouterr()
+    assert "02_second … failed in" in captured.out
+    assert "| assert EPOCHS < 10" in captured.err
+    assert "AssertionError: 11 epochs are too many" in captured.err
+    executed = tmp_path / "w" / "executed"
+    assert str(executed / "02_second.ipynb") in captured.err
+    assert "11 epochs are too many" in (executed / "02_second.ipynb").read_text()
+    assert (executed / "01_first.json").is_file()
+    assert not (executed / "02_second.json").exists()
+    # The same command again starts where it failed.
+    with pytest.raises(FailedStepError):
+        run_series(tmp_path / "w", notebooks=fake, assignments=["EPOCHS=12"])
+    assert "01_first … already done, skipped" in capfd.readouterr().out
+
+
+def test_a_kernel_that_dies_is_told(fake, tmp_path):
+    notebook = fake / "02_second.ipynb"
+    text = notebook.read_text().replace(
+        "assert EPOCHS < 10, f'{EPOCHS} epochs are too many'", "import os; os._exit(9)"
+    )
+    notebook.write_text(text)
+    with pytest.raises(FailedStepError, match=r"(?s)died.*memory"):
+        run_series(tmp_path / "w", notebooks=fake, only=["02"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "EPOHCS=3"], "Did you mean EPOCHS"),
+        (["-p", "EPOCHS=0.5"], "EPOCHS of 02_second is of type int"),
+        (["--only", "05"], "Choose from 01_first, 02_second"),
+        (["--recipe", "absent.yaml"], "absent.yaml"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_runs(
+    fake, tmp_path, capsys, arguments, message
+):
+    workspace = tmp_path / "w"
+    code = main(["run", "--notebooks", str(fake), "--workspace", str(workspace), *arguments])
+    assert code == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert not workspace.exists()
+
+
+def test_the_command_line_wins_over_the_recipe(fake, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("shared: {EPOCHS: 5}\n02_second: {RATE: 1, EPOCHS: 6}\n")
+    options = ["--notebooks", str(fake), "--recipe", str(recipe), "--list", "--workspace", "w"]
+    assert main(["run", *options, "-p", "EPOCHS=7", "--only", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "02_second"
+    assert lines[1] == f"  WORKSPACE = {str(Path.cwd() / 'w')!r}   (default '')"
+    assert lines[2:] == [
+        "  EPOCHS = 7   (default 3)",
+        "  RATE = 1.0   (default 0.1)",
+        "  FLAG = False",
+    ]
+    assert not list(Path.cwd().iterdir())
+
+
+def test_two_tagged_cells_stop_the_series_before_it_starts(fake, tmp_path):
+    second = json.loads((fake / "02_second.ipynb").read_text())
+    second["cells"][1]["metadata"]["tags"] = ["parameters"]
+    (fake / "02_second.ipynb").write_text(json.dumps(second))
+    with pytest.raises(SeriesError, match="exactly one"):
+        run_series(tmp_path / "w", notebooks=fake)
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_outcome_names_report_notebooks_and_headline(tmp_path, capsys):
+    workspace = series.open_workspace(tmp_path / "w")
+    result = series.SeriesResult(workspace, tmp_path / "executed", (), ())
+    series._print_outcome(result)
+    assert capsys.readouterr().out == f"Executed notebooks: {tmp_path / 'executed'}\n"
+    rows = [
+        {"model": "unet", "stage": stage, "region": "both", "group": "all", "metric": metric}
+        | {"n": 141, "patients": 140, "mean": mean, "low": 0.95, "high": 0.97, "empty": 0}
+        for stage, mean in (("raw", 0.9), ("post", 0.961))
+        for metric in METRICS
+    ]
+    workspace.reports.mkdir()
+    pd.DataFrame(rows).to_csv(workspace.reports / "summary.csv", index=False)
+    series._print_outcome(result)
+    out = capsys.readouterr().out
+    assert "0.961 [0.950, 0.970]" in out
+    assert str(workspace.reports) in out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (3785, "1 h 03 min")],
+)
+def test_durations_read_well(seconds, text):
+    assert duration_text(seconds) == text
