@@ -22,3 +22,8 @@ def shared_data() -> Path:
     if not (SHARED_DATA / "nlm512" / "index.csv").is_file():
         pytest.skip("the real X-rays (../shared/data) are not on this machine: they are not public")
     return SHARED_DATA
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slow tests last: what fails fast is then seen first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
