@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from lungseg_utils.errors import DownloadError, LungsegError
+from lungseg_utils.models.losses import DiceCoefficient, bce_dice_loss, hard_dice
+from lungseg_utils.models.unetpp import DeeplySupervised, build_unetpp
+from tests.networks import (
+    check_probability,
+    check_trains_in_half_precision,
+    check_weights_survive,
+    dice_of,
+    predict,
+    tiny_arrays,
+)
+
+
+def tiny(**options) -> keras.Model:
+    return build_unetpp(**{"size": 32, "base_filters": 4, "depth": 2, **options})
+
+
+def write_published_vgg16(path, seed: int) -> dict[str, list[np.ndarray]]:
+    """Write random weights as `vgg16_..._notop.h5` is laid out: one group a layer, two arrays.
+
+    The published file also lists the layers that have no weights, as this one does.
+    """
+    rng = np.random.default_rng(seed)
+    names, weights, channels = ["input_1"], {}, 3
+    layout = [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]
+    for block, (filters, count) in enumerate(layout, start=1):
+        for number in range(1, count + 1):
+            name = f"block{block}_conv{number}"
+            kernel = rng.normal(0, (2 / 9 / channels) ** 0.5, (3, 3, channels, filters))
+            bias = rng.normal(0, 0.1, filters)
+            weights[name] = [kernel.astype("float32"), bias.astype("float32")]
+            names.append(name)
+            channels = filters
+        names.append(f"block{block}_pool")
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in names]
+        for name in names:
+            group = file.create_group(name)
+            keys = [f"{name}_W_1:0", f"{name}_b_1:0"] if name in weights else []
+            group.attrs["weight_names"] = [key.encode() for key in keys]
+            for key, array in zip(keys, weights.get(name, []), strict=True):
+                group[key] = array
+    return weights
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "vgg16_notop.h5"
+    return path, write_published_vgg16(path, seed=7)
+
+
+def parameters_of_the_paper(filters: list[int]) -> int:
+    """Kernels and biases of the grid of nodes, the upsamplings and one head, one grey channel."""
+
+    def node(channels: int, level: int) -> int:
+        return (9 * channels + 1) * filters[level] + (9 * filters[level] + 1) * filters[level]
+
+    depth = len(filters) - 1
+    total = sum(node(filters[level - 1] if level else 1, level) for level in range(depth + 1))
+    for step in range(1, depth + 1):
+        for level in range(depth + 1 - step):
+            total += (4 * filters[level + 1] + 1) * filters[level]
+            total += node((step + 1) * filters[level], level)
+    return total + filters[0] + 1
+
+
+def test_parameters_of_the_paper():
+    filters = [32, 64, 128, 256, 512]
+    plain = build_unetpp(normalisation="none", deep_supervision=False)
+    assert plain.count_params() == parameters_of_the_paper(filters)
+    assert plain.count_params() == pytest.approx(9.04e6, rel=0.001)
+    # As built by default: three more heads, and batch normalisation in the place of biases.
+    assert build_unetpp().count_params() == pytest.approx(9.04e6, rel=0.002)
+
+
+def test_node_reads_all_nodes_before_it_at_its_level():
+    model = tiny(depth=3)
+    for level, step in [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 1)]:
+        *earlier, raised = model.get_layer(f"skip{level}_{step}").input
+        assert earlier == [
+            model.get_layer(f"node{level}_{before}_relu2").output for before in range(step)
+        ]
+        below = model.get_layer(f"node{level + 1}_{step - 1}_relu2").output
+        upsampling = model.get_layer(f"up{level}_{step}")
+        assert upsampling.input is below
+        assert raised is upsampling.output
+
+
+@pytest.mark.parametrize("normalisation", ["none", "batch", "instance"])
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_probability_has_the_size_of_the_input(normalisation, deep_supervision):
+    model = tiny(size=24, normalisation=normalisation, deep_supervision=deep_supervision)
+    check_probability(model, 24)
+
+
+def test_heads_in_training_and_their_mean_otherwise():
+    model = tiny(normalisation="none", depth=3)
+    x = tiny_arrays(2)[0]
+    heads = keras.ops.convert_to_numpy(model(x, training=True))
+    assert heads.shape == (2, 32, 32, 3)
+    assert heads.dtype == np.float32
+    assert np.abs(heads[..., 0] - heads[..., 2]).max() > 1e-4
+    np.testing.assert_allclose(predict(model, x), heads.mean(-1, keepdims=True), atol=1e-6)
+    for number in (1, 2, 3):
+        head = keras.Model(model.input, model.get_layer(f"head{number}").output)
+        np.testing.assert_allclose(predict(head, x)[..., 0], heads[..., number - 1], atol=1e-6)
+
+
+def test_symbolic_shapes_agree_with_the_real_ones():
+    model, inputs = tiny(), keras.Input((32, 32, 1))
+    assert model(inputs).shape == (None, 32, 32, 1)
+    assert model(inputs, training=True).shape == (None, 32, 32, 2)
+    x = tiny_arrays(1)[0]
+    nested = keras.Model(inputs, model(inputs))
+    np.testing.assert_array_equal(predict(nested, x), predict(model, x))
+
+
+def test_loss_is_the_mean_over_the_heads_and_the_metric_that_of_their_mean():
+    model = tiny(normalisation="none")
+    model.compile(keras.optimizers.SGD(0.0), bce_dice_loss, metrics=[DiceCoefficient()])
+    x, y = tiny_arrays(3)
+    heads = keras.ops.convert_to_numpy(model(x, training=True))
+    losses = [np.mean(bce_dice_loss(y, heads[..., [number]])) for number in range(2)]
+    mean = heads.mean(-1, keepdims=True)
+    dice = pytest.approx(float(np.mean(hard_dice(y, mean))), abs=1e-5)
+    trained = model.train_on_batch(x, y, return_dict=True)
+    assert trained["loss"] == pytest.approx(np.mean(losses), abs=1e-5)
+    assert trained["dice"] == dice
+    model.reset_metrics()
+    tested = model.test_on_batch(x, y, return_dict=True)
+    assert tested["loss"] == pytest.approx(float(np.mean(bce_dice_loss(y, mean))), abs=1e-5)
+    assert tested["dice"] == dice
+
+
+def test_one_head_without_deep_supervision():
+    model = tiny(deep_supervision=False)
+    assert not isinstance(model, DeeplySupervised)
+    assert [layer.name for layer in model.layers if "head" in layer.name] == ["head"]
+    assert model.get_layer("head").input is model.get_layer("node0_2_relu2").output
+
+
+def test_learns_one_image_by_heart():
+    keras.utils.set_random_seed(0)
+    x, y = tiny_arrays(1)
+    model = tiny()
+    model.compile(keras.optimizers.Adam(0.01), bce_dice_loss)
+    model.fit(x.repeat(60, 0), y.repeat(60, 0), batch_size=1, verbose=0)
+    assert model.evaluate(x, y, verbose=0) < 0.25
+    assert dice_of(model, x, y) > 0.97
+
+
+def test_vgg16_reads_the_published_layout_and_sees_what_it_was_trained_on(published):
+    path, weights = published
+    model = tiny(encoder="vgg16", encoder_weights=path, depth=4)
+    for name, arrays in weights.items():
+        for found, expected in zip(model.get_layer(name).get_weights(), arrays, strict=True):
+            np.testing.assert_array_equal(found, expected)
+    # Against Keras' own preprocessing, and VGG16 filled by hand.
+    vgg16 = keras.applications.VGG16(include_top=False, weights=None)
+    for name, arrays in weights.items():
+        vgg16.get_layer(name).set_weights(arrays)
+    x = tiny_arrays(2)[0]
+    colour = keras.applications.vgg16.preprocess_input(255 * x.repeat(3, axis=-1))
+    for name in ("block1_conv2", "block3_conv3", "block5_conv3"):
+        ours = predict(keras.Model(model.input, model.get_layer(name).output), x)
+        expected = predict(keras.Model(vgg16.input, vgg16.get_layer(name).output), colour)
+        np.testing.assert_allclose(ours, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_vgg16_takes_the_place_of_the_encoder(depth):
+    model = tiny(encoder="vgg16", depth=depth)
+    check_probability(model, 32)
+    lowest = model.get_layer(f"up{depth - 1}_1").input
+    assert lowest is model.get_layer(["block2_conv2", "block5_conv3"][depth == 4]).output
+    assert not any(layer.name.startswith("node0_0") for layer in model.layers)
+    assert model.get_layer("block1_conv1").trainable
+
+
+def test_a_file_of_other_weights_is_refused(tmp_path):
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    other.save_weights(tmp_path / "other.weights.h5")
+    (tmp_path / "text.h5").write_text("not weights")
+    for name in ("other.weights.h5", "text.h5"):
+        with pytest.raises(LungsegError, match=name):
+            tiny(encoder="vgg16", encoder_weights=tmp_path / name)
+
+
+def test_imagenet_without_a_connection(monkeypatch):
+    def unreachable(**options):
+        raise Exception("URL fetch failure")
+
+    monkeypatch.setattr(keras.applications, "VGG16", unreachable)
+    with pytest.raises(DownloadError, match="encoder_weights"):
+        tiny(encoder="vgg16", encoder_weights="imagenet")
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision(policy):
+    check_trains_in_half_precision(tiny, bce_dice_loss, policy)
+
+
+def test_weights_survive(tmp_path):
+    check_weights_survive(tiny, bce_dice_loss, tmp_path / "unetpp.weights.h5")
+
+
+def test_the_whole_model_survives(tmp_path):
+    model, x = tiny(), tiny_arrays(1)[0]
+    model.save(tmp_path / "unetpp.keras")
+    other = keras.saving.load_model(tmp_path / "unetpp.keras")
+    assert isinstance(other, DeeplySupervised)
+    np.testing.assert_array_equal(predict(other, x), predict(model, x))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 30}, "size"),
+        ({"base_filters": -1}, "base_filters"),
+        ({"depth": 0}, "depth"),
+        ({"normalisation": "layer"}, "normalisation"),
+        ({"batch_momentum": 1}, "batch_momentum"),
+        ({"encoder": "vgg19"}, "encoder"),
+        ({"encoder": "vgg16", "depth": 5}, "depth"),
+        ({"encoder_weights": "imagenet"}, "encoder='plain'"),
+        ({"encoder": "vgg16", "encoder_weights": "no/such/file.h5"}, "no/such/file.h5"),
+    ],
+)
+def test_a_parameter_out_of_its_range_is_named(options, message):
+    with pytest.raises(LungsegError, match=message):
+        tiny(**options)
