@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from handmade import AGE_UNKNOWN, CASES, case_of
+
+from lungseg_utils.data.cases import Cases, index_of, index_text, read_index
+from lungseg_utils.data.manifest import COLUMNS
+from lungseg_utils.errors import LungsegError
+
+
+@pytest.fixture
+def cases() -> Cases:
+    index = index_of([case_of(image_id) for image_id in CASES], [True] * 6 + [False])
+    images = np.arange(7, dtype=np.uint8)[:, np.newaxis, np.newaxis] * np.ones((4, 4), np.uint8)
+    return Cases(images, images % 2, index, "digest")
+
+
+def test_the_index_has_the_manifests_columns_and_their_types(cases):
+    assert tuple(cases.index.columns) == (*COLUMNS, "has_mask")
+    row = cases.index.iloc[1]
+    assert row["image_id"] == AGE_UNKNOWN
+    assert (row["sex"], row["published_split"]) == ("", "")
+    assert row["age_years"] is pd.NA
+    assert cases.index["age_years"].dtype == "Int64"
+    assert cases.index["age_years"].sum() == 6 * 34
+    for column in ("tuberculosis", "questionable_mask", "has_mask", "original_width"):
+        assert cases.index[column].dtype == np.int64
+    assert cases.index["tuberculosis"].tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert cases.index["has_mask"].tolist() == [1] * 6 + [0]
+
+
+def test_the_index_is_read_back_as_it_was(cases, tmp_path):
+    index = cases.index.copy()
+    # Words that pandas would take for missing values.
+    index["patient_group"] = ["NA", "None", "nan", "null", "0012", 'é, "quoted"', ""]
+    path = tmp_path / "index.csv"
+    path.write_text(index_text(index), encoding="utf-8")
+    pd.testing.assert_frame_equal(read_index(path), index)
+
+
+def test_ages_may_all_be_unknown(cases, tmp_path):
+    index = cases.index.assign(age_years=pd.array([None] * 7, "Int64"))
+    path = tmp_path / "index.csv"
+    path.write_text(index_text(index), encoding="utf-8")
+    pd.testing.assert_frame_equal(read_index(path), index)
+
+
+def test_selection_keeps_rows_together(cases):
+    chosen = cases.select(["train", "test"])
+    assert chosen.ids == ["CHNCXR_0001_0", "CHNCXR_0002_1", "MCUCXR_0001_0", "MCUCXR_0002_1"]
+    assert chosen.images[:, 0, 0].tolist() == [0, 1, 4, 5]
+    assert chosen.masks[:, 0, 0].tolist() == [0, 1, 0, 1]
+    assert chosen.index.index.tolist() == [0, 1, 2, 3]
+    assert (len(chosen), chosen.size, chosen.digest) == (4, 4, "digest")
+    assert cases.select("val").ids == ["CHNCXR_0003_0"]
+    assert cases.take([6, 0]).ids == ["CHNCXR_0005_0", "CHNCXR_0001_0"]
+    chosen.images[:] = 9
+    assert cases.images.max() == 6
+
+
+def test_an_empty_selection(cases):
+    assert len(cases.select("val").select("test")) == 0
+
+
+def test_unknown_splits_are_refused(cases):
+    with pytest.raises(LungsegError, match="'training'"):
+        cases.select(["train", "training"])
+
+
+def test_arrays_and_index_belong_together(cases):
+    with pytest.raises(LungsegError, match="one row a case"):
+        Cases(cases.images, cases.masks, cases.index[:3], "")
+    with pytest.raises(LungsegError, match="one row a case"):
+        Cases(cases.images, cases.masks[:, :2], cases.index, "")

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lungseg_utils.data.augmentation import NONE, Augmentation
+from lungseg_utils.data.cases import Cases
+from lungseg_utils.data.dataset import CaseBatches
+from lungseg_utils.data.imaging import Preprocessing
+from lungseg_utils.errors import LungsegError
+
+COUNT, SIZE = 11, 24
+
+
+@pytest.fixture
+def cases() -> Cases:
+    """X-ray number i holds levels from 20·i to 20·i + 19, so that a batch tells what is in it."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 20, (COUNT, SIZE, SIZE), dtype=np.uint8)
+    masks = (images > 12).astype(np.uint8)
+    images += np.arange(COUNT, dtype=np.uint8)[:, np.newaxis, np.newaxis] * 20
+    index = pd.DataFrame({"image_id": [f"case{i}" for i in range(COUNT)], "has_mask": 1})
+    return Cases(images, masks, index, "")
+
+
+def batches_of(cases: Cases, **options) -> CaseBatches:
+    defaults = {
+        "batch_size": 4,
+        "augmentation": Augmentation(),
+        "preprocessing": Preprocessing(),
+        "seed": 7,
+    }
+    return CaseBatches(cases, **(defaults | options))
+
+
+def epoch_of(batches: CaseBatches, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [batches.batch(epoch, index) for index in range(len(batches))]
+    return tuple(np.concatenate(part) for part in zip(*pairs, strict=True))
+
+
+def order_in(images: np.ndarray) -> list[int]:
+    return [int(np.rint(image.max() * 255)) // 20 for image in images]
+
+
+def test_batches_are_what_models_read(cases):
+    batches = batches_of(cases)
+    assert len(batches) == 3
+    for index, count in enumerate((4, 4, 3)):
+        images, masks = batches.batch(0, index)
+        assert images.shape == masks.shape == (count, SIZE, SIZE, 1)
+        assert images.dtype == masks.dtype == np.float32
+        assert 0 <= images.min() < images.max() <= 1
+        assert set(np.unique(masks)) == {0, 1}
+
+
+def test_without_shuffling_cases_come_in_order_and_unchanged(cases):
+    batches = batches_of(cases, augmentation=NONE, shuffle=False)
+    for epoch in (0, 3):
+        images, masks = epoch_of(batches, epoch)
+        assert np.abs(images[..., 0] - cases.images / 255).max() < 1e-6
+        assert np.array_equal(masks[..., 0], cases.masks)
+
+
+def test_every_epoch_holds_every_case_once_in_its_own_order(cases):
+    batches = batches_of(cases, augmentation=NONE)
+    orders = []
+    for epoch in range(4):
+        images, masks = epoch_of(batches, epoch)
+        order = order_in(images)
+        assert sorted(order) == list(range(COUNT))
+        assert np.array_equal(masks[..., 0], cases.masks[order])
+        orders.append(tuple(order))
+    assert len({*orders, tuple(range(COUNT))}) == 5
+
+
+def test_a_batch_depends_on_seed_epoch_and_number_alone(cases):
+    first, second = batches_of(cases), batches_of(cases)
+    wanted = [(epoch, index) for epoch in range(3) for index in range(3)]
+    expected = {place: first.batch(*place) for place in wanted}
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda place: second.batch(*place), reversed(wanted)))
+    for place, batch in zip(reversed(wanted), found, strict=True):
+        assert np.array_equal(batch[0], expected[place][0])
+        assert np.array_equal(batch[1], expected[place][1])
+
+
+def test_seeds_and_epochs_differ_in_order_and_in_augmentation(cases):
+    def augmented(seed: int, epoch: int) -> np.ndarray:
+        return batches_of(cases, seed=seed, shuffle=False).batch(epoch, 0)[0]
+
+    assert not np.array_equal(augmented(1, 0), augmented(1, 1))
+    assert not np.array_equal(augmented(1, 0), augmented(2, 0))
+    assert not np.array_equal(augmented(1, 2), augmented(2, 1))
+
+    def order(seed: int) -> list[int]:
+        return order_in(epoch_of(batches_of(cases, seed=seed, augmentation=NONE), 0)[0])
+
+    assert order(1) != order(2)
+
+
+def test_cases_of_a_batch_are_augmented_each_in_its_own_way(cases):
+    image = np.repeat(cases.images[5:6], COUNT, axis=0)
+    same = Cases(image, np.repeat(cases.masks[5:6], COUNT, axis=0), cases.index, "")
+    images, _ = epoch_of(batches_of(same), 0)
+    assert len(np.unique(images.reshape(COUNT, -1), axis=0)) == COUNT
+
+
+def test_the_size_of_batches_does_not_change_what_an_epoch_holds(cases):
+    small, large = batches_of(cases, batch_size=2), batches_of(cases, batch_size=COUNT)
+    for part, other in zip(epoch_of(small, 5), epoch_of(large, 5), strict=True):
+        assert np.array_equal(part, other)
+
+
+def test_a_batch_larger_than_the_cases(cases):
+    batches = batches_of(cases, batch_size=50)
+    assert len(batches) == 1
+    assert len(batches.batch(0, 0)[0]) == COUNT
+
+
+def test_preprocessing_comes_before_augmentation(cases):
+    options = Preprocessing(normalise="minmax")
+    images, _ = epoch_of(
+        batches_of(cases, preprocessing=options, augmentation=NONE, shuffle=False), 0
+    )
+    assert images.min(axis=(1, 2, 3)).tolist() == [0] * COUNT
+    assert images.max(axis=(1, 2, 3)).tolist() == [1] * COUNT
+    # The least level becomes 0 first and a brighter 0 after that.
+    brighter = batches_of(
+        cases, preprocessing=options, augmentation=Augmentation(**NONE.to_dict() | {"gamma": 1})
+    )
+    images, _ = epoch_of(brighter, 0)
+    assert images.min(axis=(1, 2, 3)).tolist() == [0] * COUNT
+
+
+def test_cases_are_copied(cases):
+    batches = batches_of(cases, augmentation=NONE, shuffle=False)
+    before = cases.images.copy(), cases.masks.copy()
+    images, masks = batches.batch(0, 0)
+    images[:], masks[:] = 0.5, 0.5
+    assert np.array_equal(cases.images, before[0])
+    assert np.array_equal(cases.masks, before[1])
+    cases.images[:] = 0
+    assert batches.batch(0, 0)[0].max() > 0
+
+
+def test_cases_without_mask_are_refused_by_name(cases):
+    cases.index.loc[[2, 5], "has_mask"] = 0
+    with pytest.raises(LungsegError, match="2 without: case2, case5"):
+        batches_of(cases)
+    cases.index["has_mask"] = 0
+    with pytest.raises(LungsegError, match=r"11 without: case0, .* and 6 more"):
+        batches_of(cases)
+
+
+def test_no_case_is_refused():
+    empty = np.zeros((0, 8, 8), np.uint8)
+    index = pd.DataFrame({"image_id": [], "has_mask": []})
+    with pytest.raises(LungsegError, match="no case"):
+        batches_of(Cases(empty, empty, index, ""))
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"seed": -1}])
+def test_numbers_out_of_range_are_refused(cases, options):
+    with pytest.raises(LungsegError, match="at least"):
+        batches_of(cases, **options)
+
+
+@pytest.mark.parametrize("place", [(0, 3), (0, -1), (-1, 0)])
+def test_batches_that_do_not_exist_are_refused(cases, place):
+    with pytest.raises(LungsegError, match="from 0 to 2"):
+        batches_of(cases).batch(*place)

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from handmade import AGE_UNKNOWN, CASES, TWELVE_BIT, arrays_of, write_pairing
+from PIL import Image
+
+from lungseg_utils.data import prepare as module
+from lungseg_utils.data.pairing import Pair, Pairing
+from lungseg_utils.data.prepare import load_prepared, prepare
+from lungseg_utils.errors import (
+    ImageFileError,
+    LungsegError,
+    MissingInputError,
+    StaleOutputError,
+)
+from lungseg_utils.records import read_json
+from lungseg_utils.workspace import Workspace, open_workspace
+
+
+@pytest.fixture
+def pairing(tmp_path) -> Pairing:
+    return write_pairing(tmp_path / "bundle")
+
+
+@pytest.fixture
+def workspace(tmp_path) -> Workspace:
+    return open_workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def prepared_ids(monkeypatch) -> list[str]:
+    """The ids that are really prepared, as they are."""
+    ids: list[str] = []
+    original = module._prepare_pair
+
+    def counted(pair: Pair, size: int):
+        result = original(pair, size)
+        ids.append(pair.case.image_id)
+        return result
+
+    monkeypatch.setattr(module, "_prepare_pair", counted)
+    return ids
+
+
+def interrupt_after(monkeypatch, count: int) -> None:
+    original = module._prepare_pair
+    left = list(range(count))
+
+    def interrupted(pair: Pair, size: int):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return original(pair, size)
+
+    monkeypatch.setattr(module, "_prepare_pair", interrupted)
+
+
+def replace_mask(pairing: Pairing, image_id: str, values: np.ndarray) -> None:
+    [pair] = [pair for pair in pairing.pairs if pair.case.image_id == image_id]
+    Image.fromarray(values).save(pair.masks[0])
+
+
+def test_arrays_hold_block_means_and_masks_by_half(pairing, workspace):
+    cases = prepare(pairing, workspace, 16)
+    assert cases.ids == sorted(CASES)
+    assert cases.images.dtype == cases.masks.dtype == np.uint8
+    assert cases.images.shape == cases.masks.shape == (7, 16, 16)
+    for row, image_id in enumerate(sorted(CASES)):
+        image, mask = arrays_of(image_id)
+        image = image / 16.0 if image_id == TWELVE_BIT else image
+        height, width = image.shape
+
+        def blocks(values, height=height, width=width):
+            return values.reshape(16, height // 16, 16, width // 16).mean(axis=(1, 3))
+
+        assert np.abs(cases.images[row] - blocks(image)).max() <= 1
+        assert np.array_equal(cases.masks[row], blocks(mask) >= 0.5)
+    assert cases.masks.any(axis=(1, 2)).tolist() == cases.index["has_mask"].astype(bool).tolist()
+
+
+def test_the_index_says_what_the_manifest_says(pairing, workspace):
+    index = prepare(pairing, workspace, 16).index.set_index("image_id")
+    assert index["split"].to_dict() == {name: case[0] for name, case in CASES.items()}
+    assert index["original_width"].to_dict() == {name: case[1] for name, case in CASES.items()}
+    assert index["has_mask"].to_dict() == {name: int(name != "CHNCXR_0005_0") for name in CASES}
+    assert index["age_years"].isna().to_dict() == {name: name == AGE_UNKNOWN for name in CASES}
+
+
+def test_the_folder_holds_four_files_and_nothing_else_remains(pairing, workspace):
+    cases = prepare(pairing, workspace, 16)
+    names = {path.name for path in workspace.prepared(16).iterdir()}
+    assert names == {"images.npy", "masks.npy", "index.csv", "record.json"}
+    assert [path.name for path in (workspace.root / "prepared").iterdir()] == ["16"]
+    assert not list((workspace.scratch / "partial").iterdir())
+    loaded = load_prepared(workspace, 16)
+    assert isinstance(loaded.images, np.memmap)
+    assert np.array_equal(loaded.images, cases.images)
+    assert loaded.index.equals(cases.index)
+    assert loaded.digest == cases.digest
+    with pytest.raises(ValueError, match="read-only"):
+        loaded.images[0] = 0
+
+
+def test_the_same_again_does_nothing(pairing, workspace, prepared_ids):
+    first = prepare(pairing, workspace, 16)
+    assert sorted(prepared_ids) == sorted(CASES)
+    before = (workspace.prepared(16) / "images.npy").stat().st_mtime_ns
+    for overwrite in (False, True):
+        again = prepare(pairing, workspace, 16, overwrite=overwrite)
+        assert again.digest == first.digest
+    assert len(prepared_ids) == len(CASES)
+    assert (workspace.prepared(16) / "images.npy").stat().st_mtime_ns == before
+
+
+def test_sizes_lie_side_by_side(pairing, workspace):
+    small, large = prepare(pairing, workspace, 16), prepare(pairing, workspace, 48)
+    assert (small.size, large.size) == (16, 48)
+    assert small.digest != large.digest
+    assert load_prepared(workspace, 16).size == 16
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_nothing(pairing, workspace, tmp_path, workers):
+    usual = prepare(pairing, workspace, 16)
+    other = prepare(pairing, open_workspace(tmp_path / "other"), 16, workers=workers)
+    assert other.digest == usual.digest
+    assert np.array_equal(other.images, usual.images)
+    assert np.array_equal(other.masks, usual.masks)
+
+
+def test_an_interrupted_preparation_continues(pairing, workspace, tmp_path, monkeypatch):
+    whole = prepare(pairing, open_workspace(tmp_path / "whole"), 16)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(pairing, workspace, 16, workers=1)
+    assert not workspace.prepared(16).exists()
+    ids = []
+    original = module._prepare_pair
+    monkeypatch.setattr(
+        module, "_prepare_pair", lambda pair, size: ids.append(pair) or original(pair, size)
+    )
+    resumed = prepare(pairing, workspace, 16, workers=1)
+    assert len(ids) == len(CASES) - 4
+    assert np.array_equal(resumed.images, whole.images)
+    assert np.array_equal(resumed.masks, whole.masks)
+    assert resumed.index.equals(whole.index)
+    assert resumed.digest == whole.digest
+
+
+@pytest.mark.parametrize("damage", ["row", "cut", "empty", "absent"])
+def test_what_an_interruption_damaged_is_made_again(
+    pairing, workspace, tmp_path, monkeypatch, damage
+):
+    whole = prepare(pairing, open_workspace(tmp_path / "whole"), 16)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(pairing, workspace, 16, workers=1)
+    [partial] = (workspace.scratch / "partial").iterdir()
+    content = (partial / "images.npy").read_bytes()
+    if damage == "row":
+        content = content[:400] + bytes(50) + content[450:]
+    damaged = {"row": content, "cut": content[:1000], "empty": b"", "absent": None}[damage]
+    (partial / "images.npy").unlink()
+    if damaged is not None:
+        (partial / "images.npy").write_bytes(damaged)
+    assert np.array_equal(prepare(pairing, workspace, 16).images, whole.images)
+
+
+def test_another_file_is_noticed_and_named(pairing, workspace):
+    prepare(pairing, workspace, 16)
+    replace_mask(pairing, "CHNCXR_0003_0", np.full((32, 32), 255, np.uint8))
+    with pytest.raises(StaleOutputError, match=r"prepared/16 (.|\n)*CHNCXR_0003_0") as caught:
+        prepare(pairing, workspace, 16)
+    assert "OVERWRITE" in str(caught.value)
+    assert "CHNCXR_0001_0" not in str(caught.value)
+    assert load_prepared(workspace, 16).masks[2].mean() < 1
+    assert prepare(pairing, workspace, 16, overwrite=True).masks[2].all()
+    assert prepare(pairing, workspace, 16).masks[2].all()
+
+
+def test_another_row_of_the_manifest_is_noticed(pairing, workspace):
+    prepare(pairing, workspace, 16)
+    pair = pairing.pairs[0]
+    pairing.pairs[0] = Pair(replace(pair.case, split="val"), pair.image, pair.masks)
+    with pytest.raises(StaleOutputError, match=pair.case.image_id):
+        prepare(pairing, workspace, 16)
+    index = prepare(pairing, workspace, 16, overwrite=True).index.set_index("image_id")
+    assert index.loc[pair.case.image_id, "split"] == "val"
+
+
+def test_more_or_fewer_cases_are_noticed_and_only_some_are_listed(pairing, workspace):
+    prepare(pairing, workspace, 16)
+    fewer = Pairing(pairs=pairing.pairs[:1])
+    with pytest.raises(StaleOutputError) as caught:
+        prepare(fewer, workspace, 16)
+    assert "number of cases was 7, now 1" in str(caught.value)
+    assert "now 'absent'" in str(caught.value)
+    assert "1 more cases differ" in str(caught.value)
+
+
+def test_a_mask_of_another_size_is_refused_by_its_case(pairing, workspace):
+    replace_mask(pairing, "CHNCXR_0001_0", np.zeros((10, 12), np.uint8))
+    with pytest.raises(ImageFileError, match="CHNCXR_0001_0: X-ray 64 × 48, mask 12 × 10"):
+        prepare(pairing, workspace, 16)
+    assert not workspace.prepared(16).exists()
+
+
+def test_a_damaged_file_is_refused_and_the_repaired_one_taken(pairing, workspace):
+    image = pairing.pairs[0].image
+    content = image.read_bytes()
+    image.write_bytes(content[:100])
+    with pytest.raises(ImageFileError, match=image.name):
+        prepare(pairing, workspace, 16)
+    image.write_bytes(content)
+    assert len(prepare(pairing, workspace, 16)) == len(CASES)
+
+
+def test_a_missing_size_names_the_notebook(workspace):
+    with pytest.raises(MissingInputError, match="03_preprocess_and_stitch with SIZE = 24"):
+        load_prepared(workspace, 24)
+
+
+def test_a_pairing_without_cases_is_refused(workspace):
+    with pytest.raises(LungsegError, match="at least one X-ray"):
+        prepare(Pairing(), workspace, 16)
+
+
+def test_scratch_and_workspace_may_lie_on_two_disks(pairing, workspace, monkeypatch):
+    original = os.rename
+
+    def rename(source, target, **options):
+        if (
+            workspace.scratch in Path(source).parents
+            and workspace.scratch not in Path(target).parents
+        ):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        original(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", rename)
+    assert len(prepare(pairing, workspace, 16)) == len(CASES)
+    assert not list((workspace.scratch / "partial").iterdir())
+
+
+def test_the_record_tells_size_and_cases(pairing, workspace):
+    cases = prepare(pairing, workspace, 16)
+    record = read_json(workspace.prepared(16) / "record.json")
+    assert record["size"] == 16
+    assert list(record["cases"]) == sorted(CASES)
+    assert record["digest"] == cases.digest
