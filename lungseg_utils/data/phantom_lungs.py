@@ -53,9 +53,11 @@ def _grow(branches, rng, start, angle, sign, length, radius, generation: int = 0
 def _draw_branches(branches, view: View, largest: float) -> np.ndarray:
     """Thickness of the vessels in cm, float32 (H, W): thick ones drawn over thin ones."""
     layer = np.zeros((view.height, view.width), np.uint8)
-    for line, radius in sorted(branches, key=lambda branch: branch[1]):
-        corners = np.round(view.to_pixels(line) * 16).astype(np.int32)
-        for part, (begin, end) in enumerate(itertools.pairwise(corners)):
+    branches = sorted(branches, key=lambda branch: branch[1])
+    lines = view.to_pixels(np.concatenate([line for line, _ in branches]))
+    corners = np.round(lines * 16).astype(np.int32).reshape(len(branches), -1, 2)
+    for line, (_, radius) in zip(corners, branches, strict=True):
+        for part, (begin, end) in enumerate(itertools.pairwise(line)):
             tapered = radius * (1 - 0.07 * part)
             width = 2 * tapered * view.pixels_per_cm
             # Below a pixel's width a vessel gets fainter instead of thinner.

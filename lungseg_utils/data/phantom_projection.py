@@ -111,7 +111,15 @@ def _project_lung(
     beside = np.clip((lateral / anatomy.scale - 0.3) / 6.5, 0, 1)
     cavity *= beside * beside * (3 - 2 * beside)
     abdomen = 1.1 * depth * _bulge(below / (0.24 * anatomy.height))
-    return outline, np.clip(cavity - heart - abdomen, 0, None)
+    return _largest_part(outline), np.clip(cavity - heart - abdomen, 0, None)
+
+
+def _largest_part(outline: np.ndarray) -> np.ndarray:
+    """Drop pixels that the grid cuts off where the outline's tip is thinner than a pixel."""
+    _, parts, statistics, _ = cv2.connectedComponentsWithStats(
+        outline.astype(np.uint8), connectivity=4
+    )
+    return parts == 1 + statistics[1:, cv2.CC_STAT_AREA].argmax()
 
 
 def _bulge(inwards: np.ndarray) -> np.ndarray:
@@ -185,6 +193,8 @@ def add_tube(
     axis = view.to_pixels(points)
     radii = np.broadcast_to(np.float32(radius), len(axis)) * np.float32(view.pixels_per_cm)
     depths = np.broadcast_to(np.float32(thickness), len(axis))
+    if radii.max() < 0.4:
+        return  # thinner than a pixel: the grid would hit it here and miss it there
     margin = float(radii.max()) + 1
     left, top = np.maximum(np.floor(axis.min(axis=0) - margin), 0).astype(int)
     right, bottom = np.maximum(np.ceil(axis.max(axis=0) + margin), -1).astype(int) + 1

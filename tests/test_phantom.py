@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from lungseg_utils.data.manifest import load_manifest
+from lungseg_utils.data.pairing import pair_bundle
+from lungseg_utils.data.phantom import render_phantom, write_phantom_bundle, write_secondary_set
+from lungseg_utils.data.phantom_anatomy import Person, draw_anatomy
+from lungseg_utils.data.phantom_film import BONE, LUNG, TISSUE, attenuation
+from lungseg_utils.data.phantom_projection import Chest, View, add_tube
+from lungseg_utils.data.readings import parse_reading
+from lungseg_utils.errors import LungsegError
+
+SIZE = 64
+SMALLEST = {"count": 6, "size": 32, "unlabelled": 0}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    return write_phantom_bundle(tmp_path_factory.mktemp("merged"), size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory) -> Path:
+    return write_phantom_bundle(tmp_path_factory.mktemp("smallest"), **SMALLEST)
+
+
+@pytest.fixture(scope="module")
+def separate(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("separate")
+    return write_phantom_bundle(folder, count=12, size=SIZE, separate_masks=True)
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L"))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_same_seed_writes_the_same_bytes(tmp_path, smallest):
+    first = digests(smallest)
+    assert digests(write_phantom_bundle(tmp_path / "again", **SMALLEST)) == first
+    other = digests(write_phantom_bundle(tmp_path / "other", seed=1, **SMALLEST))
+    images = {digest for name, digest in first.items() if name.startswith("CXR_png")}
+    assert len(images) == 6
+    assert not images & set(other.values())
+
+
+def test_masks_are_two_lungs_of_sensible_size_inside_the_film(bundle):
+    for case in load_manifest(bundle / "data_manifest.csv"):
+        if not case.mask_file:
+            continue
+        mask = read(bundle / "masks" / case.mask_file)
+        assert set(np.unique(mask)) == {0, 255}
+        assert mask.shape == (case.original_height, case.original_width)
+        parts, count = ndimage.label(mask)
+        assert count == 2, case.image_id
+        shares = np.bincount(parts.ravel())[1:] / mask.size
+        assert shares.min() > 0.02 and shares.max() < 0.3, case.image_id
+        assert ndimage.binary_fill_holes(mask).sum() == (mask > 0).sum()
+        edge = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+        assert not edge.any(), case.image_id
+
+
+@pytest.mark.parametrize("source", ["montgomery", "shenzhen"])
+def test_masks_are_geometry_and_follow_the_resolution(source):
+    coarse, fine = (
+        sum(render_phantom(np.random.default_rng(8), size, source)[1]) for size in (96, 288)
+    )
+    shares = fine.reshape(96, 3, 96, 3).mean(axis=(1, 3))
+    inside, outside = shares == 1, shares == 0
+    assert inside.sum() > 1000
+    # The middle of the nine fine pixels is the coarse pixel's own centre.
+    np.testing.assert_array_equal(coarse[inside], 1)
+    np.testing.assert_array_equal(coarse[outside], 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("source", ["montgomery", "shenzhen"])
+def test_lungs_are_darker_than_what_lies_between_and_below_them(source, seed):
+    image, (left, right) = render_phantom(np.random.default_rng(seed), 128, source)
+    lungs = (left | right) > 0
+    middle_left, middle_right = (ndimage.center_of_mass(mask) for mask in (left, right))
+    # The patient's left is on the image's right.
+    assert middle_right[1] < middle_left[1]
+    rows = np.flatnonzero(left.any(axis=1) & right.any(axis=1))
+    between = [
+        image[row, np.flatnonzero(right[row])[-1] + 1 : np.flatnonzero(left[row])[0]]
+        for row in rows
+    ]
+    assert np.median(np.concatenate(between)) > 1.3 * np.median(image[lungs])
+    bottom = np.flatnonzero(lungs.any(axis=1))[-1]
+    below = image[bottom : bottom + 4, int(middle_right[1]) : int(middle_left[1])]
+    assert np.median(below) > 1.3 * np.median(image[lungs])
+
+
+def test_disease_changes_the_image_but_not_the_mask():
+    def render(abnormal: bool):
+        person = Person("M", 40.0, abnormal)
+        anatomy = draw_anatomy(np.random.default_rng(5), person)
+        return render_phantom(np.random.default_rng(6), SIZE, "shenzhen", anatomy)
+
+    healthy, (left, right) = render(False)
+    sick, (sick_left, sick_right) = render(True)
+    np.testing.assert_array_equal(left, sick_left)
+    np.testing.assert_array_equal(right, sick_right)
+    assert (healthy != sick).any()
+
+
+def test_children_are_smaller_and_their_hearts_relatively_larger():
+    def average(person: Person) -> tuple[float, float]:
+        many = [draw_anatomy(np.random.default_rng(seed), person) for seed in range(20)]
+        heart = [
+            sum(anatomy.mediastinal_border(anatomy.height * 0.8, side) for side in anatomy.dome)
+            / sum(anatomy.half_width.values())
+            for anatomy in many
+        ]
+        return float(np.mean([anatomy.height for anatomy in many])), float(np.mean(heart))
+
+    infant, adult = average(Person("F", 1.0)), average(Person("F", 40.0))
+    assert infant[0] < 0.6 * adult[0]
+    assert infant[1] > adult[1]
+
+
+def test_attenuation_is_the_sum_over_the_ray():
+    one = np.ones((1, 1), np.float32)
+    chest = Chest(20 * one, 12 * one, 1 * one, 0.5 * one, 2 * one, 3 * one, {})
+    # 20 cm of body: 1 of gas, 12 of lung of which 5 are blood and fluid, so 7 + 5 of tissue.
+    by_hand = 7 * LUNG + (20 - 1 - 7) * TISSUE + 0.5 * (BONE - TISSUE)
+    np.testing.assert_allclose(attenuation(chest), by_hand, rtol=1e-6)
+
+
+def test_a_tube_has_the_chords_of_a_cylinder():
+    view = View(60, 80, 10.0, (4.0, 3.0))
+    canvas = np.zeros((60, 80), np.float32)
+    # A bar of radius 1 cm along y = 3 cm from x = 2 to 6 cm; pixel centres lie 0.1 cm apart.
+    add_tube(canvas, view, np.array([[2.0, 3.0], [4.0, 3.0], [6.0, 3.0]]), 1.0, 2.0)
+    _, y = view.grid()
+    expected = 2.0 * np.sqrt(np.clip(1 - (y[:, 0] - 3.0) ** 2, 0, None))
+    np.testing.assert_allclose(canvas[:, 40], expected, atol=2e-3)
+    # Volume of the cylinder and of the two half balls at its ends.
+    volume = np.pi * 4.0 + 4 / 3 * np.pi
+    assert canvas.sum() * 0.01 == pytest.approx(volume, rel=0.01)
+
+
+def test_view_maps_points_to_where_its_grid_has_them():
+    view = View(50, 70, 3.0, (1.0, 2.0), angle=0.3)
+    x, y = view.grid()
+    (column, row), *_ = view.to_pixels(np.array([[x[12, 40], y[12, 40]]]))
+    assert (column, row) == pytest.approx((40, 12), abs=1e-3)
+
+
+def test_default_bundle_has_both_sources_in_every_split(bundle):
+    cases = load_manifest(bundle / "data_manifest.csv")
+    assert len(cases) == 24
+    counts = Counter((case.source, case.split) for case in cases)
+    assert counts == {
+        ("montgomery", "train"): 6,
+        ("montgomery", "val"): 2,
+        ("montgomery", "test"): 2,
+        ("shenzhen", "train"): 6,
+        ("shenzhen", "val"): 3,
+        ("shenzhen", "test"): 3,
+        ("shenzhen", "unlabelled"): 2,
+    }
+    for split in ("train", "val", "test"):
+        assert {case.tuberculosis for case in cases if case.split == split} == {False, True}
+    assert any(case.questionable_mask for case in cases)
+    assert all(int(case.image_id.split("_")[1]) > 9000 for case in cases)
+
+
+def test_smaller_bundles_still_cover_every_split(smallest, separate):
+    for folder, tested in ((smallest, 1), (separate, 2)):
+        cases = load_manifest(folder / "data_manifest.csv")
+        counts = Counter((case.source, case.split) for case in cases)
+        for source in ("montgomery", "shenzhen"):
+            assert counts[source, "test"] >= tested
+            assert counts[source, "train"] and counts[source, "val"]
+
+
+def test_two_films_of_one_patient_are_in_train(bundle):
+    cases = load_manifest(bundle / "data_manifest.csv")
+    groups = Counter(case.patient_group for case in cases)
+    assert sorted(groups.values())[-2:] == [1, 2]
+    twins = [case for case in cases if groups[case.patient_group] == 2]
+    assert {case.split for case in twins} == {"train"}
+    assert {case.same_patient_evidence for case in twins} == {"stated"}
+    assert twins[0].sex == twins[1].sex and twins[0].age_years == twins[1].age_years
+    second = (bundle / "ClinicalReadings" / f"{twins[1].image_id}.txt").read_text()
+    assert f"(same pt as {twins[0].image_id})" in second
+
+
+def test_layout_and_names_are_the_real_ones(bundle):
+    for case in load_manifest(bundle / "data_manifest.csv"):
+        with Image.open(bundle / "CXR_png" / case.image_file) as image:
+            assert image.size == (case.original_width, case.original_height)
+            assert max(image.size) == SIZE
+        suffix = {"montgomery": ".png", "shenzhen": "_mask.png"}[case.source]
+        wanted = "" if case.split == "unlabelled" else case.image_id + suffix
+        assert case.mask_file == wanted
+    pairing = pair_bundle(bundle)
+    assert len(pairing.pairs) == 22 and len(pairing.unlabelled) == 2
+    assert not (pairing.missing_images or pairing.missing_masks or pairing.orphan_masks)
+
+
+def test_some_images_are_palette_files_whose_indices_are_not_grey_values(bundle):
+    modes = Counter()
+    for path in sorted((bundle / "CXR_png").glob("*.png")):
+        with Image.open(path) as image:
+            modes[image.mode] += 1
+            if image.mode == "P":
+                indices = np.asarray(image).astype(int)
+                np.testing.assert_array_equal(255 - indices, read(path))
+    assert modes["P"] >= 2 and modes["L"] > modes["P"]
+
+
+def test_readings_say_what_the_manifest_says(bundle):
+    texts = []
+    for case in load_manifest(bundle / "data_manifest.csv"):
+        text = (bundle / "ClinicalReadings" / f"{case.image_id}.txt").read_text(encoding="utf-8")
+        texts.append(text)
+        reading = parse_reading(text, case.source)
+        assert (reading.sex, reading.age_years) == (case.sex, case.age_years), text
+        assert (reading.finding.split(" (")[0] == "normal") == (not case.tuberculosis)
+    everything = "\n".join(texts)
+    for oddity in ("femal 32yrs", "16month", "64days", "Patient's Age: 0"):
+        assert oddity in everything
+
+
+def test_separate_masks_of_left_and_right_lung(separate):
+    pairing = pair_bundle(separate)
+    films = [pair for pair in pairing.pairs if pair.case.source == "montgomery"]
+    assert len(films) == 5 and all(len(pair.masks) == 2 for pair in films)
+    for pair in films:
+        name = pair.case.mask_file
+        assert not (separate / "masks" / name).exists()
+        left = read(separate / "ManualMask" / "leftMask" / name)
+        right = read(separate / "ManualMask" / "rightMask" / name)
+        assert not (left & right).any()
+        assert ndimage.center_of_mass(left)[1] > ndimage.center_of_mass(right)[1]
+
+
+def test_separate_masks_together_are_the_merged_ones(tmp_path, smallest):
+    merged, apart = smallest, write_phantom_bundle(tmp_path, **SMALLEST, separate_masks=True)
+    for case in load_manifest(merged / "data_manifest.csv", sources="montgomery"):
+        left = read(apart / "ManualMask" / "leftMask" / case.mask_file)
+        right = read(apart / "ManualMask" / "rightMask" / case.mask_file)
+        np.testing.assert_array_equal(read(merged / "masks" / case.mask_file), left | right)
+
+
+@pytest.mark.parametrize("arguments", [{"count": 5}, {"count": 7}, {"unlabelled": -1}, {"size": 8}])
+def test_bundles_that_cannot_be_are_refused(tmp_path, arguments):
+    with pytest.raises(LungsegError, match="What to do"):
+        write_phantom_bundle(tmp_path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_secondary_set_has_exact_annotations(tmp_path):
+    folder = write_secondary_set(tmp_path, count=10, seed=1, size=96)
+    header, *rows = (folder / "metadata.csv").read_text().splitlines()
+    assert header == "image,annotation,background,object"
+    assert len(rows) == 10
+    suffixes = set()
+    for image, annotation, background, _ in (row.split(",") for row in rows):
+        picture, mask = read(folder / "images" / image), read(folder / "annotations" / annotation)
+        with Image.open(folder / "images" / image) as opened:
+            assert opened.mode == "RGB" and max(opened.size) == 96
+        suffixes.add(Path(image).suffix)
+        assert set(np.unique(mask)) == {0, 255} and mask.shape == picture.shape
+        darker = np.median(picture[mask > 0]) < np.median(picture[mask == 0])
+        assert darker == (background == "light")
+    assert suffixes == {".png", ".jpg"}
+    assert {row.split(",")[2] for row in rows} == {"light", "dark"}
+    again = write_secondary_set(tmp_path / "again", count=10, seed=1, size=96)
+    assert digests(again) == {
+        name: digest for name, digest in digests(folder).items() if not name.startswith("again")
+    }
