@@ -185,7 +185,8 @@ class Preprocessing:
             import cv2
 
             # Made anew each time: one CLAHE object must not be used by two threads.
-            image = cv2.createCLAHE(self.clip_limit, (self.tiles, self.tiles)).apply(image)
+            tiles = int(self.tiles), int(self.tiles)
+            image = cv2.createCLAHE(self.clip_limit, tiles).apply(image)
         if self.normalise == "none":
             return image
         ends = (0, 100) if self.normalise == "minmax" else (1, 99)
