@@ -125,7 +125,7 @@ def draw_anatomy(rng: np.random.Generator, person: Person) -> Anatomy:
         neck=scale * rng.uniform(5.0, 6.2),
         shoulder_drop=scale * rng.uniform(-1.5, 2.0),
         arm_spread=rng.uniform(0.15, 0.9),
-        breast=scale * rng.uniform(1.5, 5.5) if person.sex == "F" and age >= 14 else 0.0,
+        breast=scale * rng.uniform(0.8, 2.8) if person.sex == "F" and age >= 14 else 0.0,
         bend=(scale * rng.normal(0.0, 0.25), rng.uniform(0, 2 * np.pi)),
         apex=apex,
         rib_slope=rng.uniform(0.8, 1.15) * (1.0 - 0.3 * young),

@@ -165,11 +165,11 @@ def _project_body(anatomy: Anatomy, offset: np.ndarray, y: np.ndarray, view: Vie
 
 def _breast(anatomy: Anatomy, lateral: np.ndarray, y: np.ndarray) -> np.ndarray:
     """A hanging half-ellipsoid with a distinct lower fold."""
-    radius = 5.2 * anatomy.scale + 0.5 * anatomy.breast
+    radius = 5.0 * anatomy.scale + 0.8 * anatomy.breast
     across = (lateral - 0.62 * anatomy.half_width["left"]) / radius
-    down = (y - 0.84 * anatomy.height) / radius
+    down = (y - 0.8 * anatomy.height) / radius
     down = np.where(down < 0, down * 0.62, down)
-    return anatomy.breast * np.clip(1 - across**2 - down**2, 0, None) ** 0.5
+    return anatomy.breast * np.clip(1 - across**2 - down**2, 0, None) ** 0.6
 
 
 def add_tube(
