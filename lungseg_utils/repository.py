@@ -23,7 +23,11 @@ _ADDRESS = re.compile(
 )
 _BADGE = re.compile(r"(?<=colab\.research\.google\.com/github/)[^/\s\"]+/[^/\s\"]+(?=/blob/)")
 # As it stands in a notebook's file, where quotation marks are escaped.
-_PARAMETER = re.compile(r"(?<=REPOSITORY = \\\")[^\"\\]*")
+_PARAMETER = re.compile(
+    r'(?P<name>REPOSITORY = \\")[^"\\]*'
+    r'(?P<form>\\"  # @param \{type:\\"string\\"\})(  # fmt: skip)?'
+)
+_LINE_LENGTH = 100
 
 
 def normalised_address(address: str) -> str:
@@ -87,11 +91,18 @@ def set_repository(address: str, root: Path) -> list[Path]:
         before = path.read_bytes().decode("utf-8")
         after = mention.sub(new.removeprefix("https://"), before)
         after = _BADGE.sub(new.removeprefix("https://github.com/"), after)
-        after = _PARAMETER.sub(new, after)
+        after = _PARAMETER.sub(lambda match: _parameter_line(match, new), after)
         if after != before:
             write_atomically(path, lambda temporary, text=after: _write(temporary, text))
             changed.append(path)
     return changed
+
+
+def _parameter_line(match: re.Match, address: str) -> str:
+    """The line of the parameter, which must stay one line: Colab's form reads no other."""
+    line = match["name"] + address + match["form"]
+    too_long = len(line.replace("\\", "")) > _LINE_LENGTH
+    return line + "  # fmt: skip" * too_long
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,0 +1,80 @@
+"""The package as others get it: built as a wheel and installed elsewhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+LOAD = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import lungseg_utils
+from lungseg_utils.data.manifest import count_splits, default_manifest_path, load_manifest
+cases = load_manifest()
+places = [lungseg_utils.__file__, str(default_manifest_path())]
+print(json.dumps([places, len(cases), count_splits(cases), cases[0].image_id]))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(repository, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder]
+    done = subprocess.run([*build, repository], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel, repository):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = repository / "lungseg_utils"
+    modules = {f"lungseg_utils/{path.relative_to(package)}" for path in package.rglob("*.py")}
+    assert modules <= names
+    assert {"lungseg_utils/data_manifest.csv", "lungseg_utils/data/known_facts.csv"} <= names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"lungseg_utils"}
+
+
+def test_its_dependencies_are_those_of_requirements_txt(wheel, repository):
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = [name for name in archive.namelist() if name.endswith("METADATA")]
+        lines = archive.read(metadata).decode().splitlines()
+    listed = (repository / "requirements.txt").read_text().splitlines()
+    wanted = {line.partition("#")[0].strip().lower() for line in listed} - {""}
+    required = [line for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
+    assert {line.removeprefix("Requires-Dist: ").lower() for line in required} == wanted
+    assert "Requires-Python: >=3.11" in lines
+
+
+def test_installed_elsewhere_it_loads_its_own_manifest(wheel, tmp_path):
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    pip += ["--disable-pip-version-check", "--target", site]
+    subprocess.run([*pip, wheel], check=True, capture_output=True)
+    # Isolated (-I): neither PYTHONPATH nor the working directory can bring the checkout in.
+    command = [sys.executable, "-I", "-c", LOAD, site]
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    places, count, splits, first = json.loads(done.stdout)
+    assert [Path(place).is_relative_to(site) for place in places] == [True, True]
+    assert count == 800
+    assert splits == {"train": 498, "val": 58, "test": 141, "excluded": 7, "unlabelled": 96}
+    assert first == "CHNCXR_0001_0"
+
+
+def test_the_version_is_the_same_everywhere(repository):
+    import tomllib
+
+    import yaml
+
+    import lungseg_utils
+
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((repository / "CITATION.cff").read_text())
+    assert project["version"] == lungseg_utils.__version__ == str(citation["version"])
