@@ -50,9 +50,10 @@ def _specification() -> dict:
 
 def kernel_environment() -> dict[str, str]:
     """Environment variables that the kernels get beside those of the running process."""
+    # 2 hides TensorFlow's notes on its own build; 3 also its complaint that there is no GPU driver.
+    quiet = "2" if Path("/proc/driver/nvidia").exists() else "3"
     environment = {
-        # TensorFlow's notes on its own build; warnings and errors still show.
-        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", quiet),
         # A warning of the debugger on Python's frozen modules, once a kernel.
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }

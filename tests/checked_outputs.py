@@ -1,0 +1,45 @@
+"""The text of the cells marked `# NBVAL_CHECK_OUTPUT`, and the files that it is compared with.
+
+Rewrite the files after a deliberate change, from the executed notebooks of any run of the series,
+and read the difference before committing it:
+
+    make demo
+    .venv/bin/python tests/checked_outputs.py workspace/demo/executed
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+EXPECTED = Path(__file__).resolve().parent / "expected"
+MARK = "# NBVAL_CHECK_OUTPUT"
+
+
+def checked_text(executed: Path) -> str:
+    """Return what the marked cells of an executed notebook printed, a blank line between cells."""
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    marked = [cell for cell in cells if "".join(cell["source"]).startswith(MARK)]
+    return "\n".join("".join(map(_text, cell["outputs"])) for cell in marked)
+
+
+def _text(output: dict) -> str:
+    if output["output_type"] == "stream":
+        return "".join(output["text"])
+    return "".join(output["data"]["text/plain"]) + "\n"
+
+
+def rewrite(folder: Path) -> list[Path]:
+    """Write the expected text of every executed notebook in a folder."""
+    written = []
+    for executed in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        path = EXPECTED / f"{executed.stem}.txt"
+        path.write_text(checked_text(executed), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+if __name__ == "__main__":
+    for written_path in rewrite(Path(sys.argv[1])):
+        print("wrote", written_path)

@@ -1,0 +1,179 @@
+"""Rules that every notebook keeps, and that the recipes keep towards them; nothing is run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from lungseg_utils.notebook_parameters import cell_source, cell_tags, read_parameters
+from lungseg_utils.series_plan import apply_recipe, find_steps, read_recipe
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NAMES = [
+    "01_mount_drive",
+    "02_download_and_pair",
+    "03_preprocess_and_stitch",
+    "04_train_unet",
+    "05_train_unetpp",
+    "06_train_pix2pix",
+    "07_evaluate",
+    "08_segment_your_own",
+    "09_clean_secondary_dataset",
+]
+TRAINING = NAMES[3:6]
+COMMON = ["WORKSPACE", "REPOSITORY", "DRIVE"]
+# Where a run is kept and how it is watched: no part of the training that a recipe describes.
+NOT_IN_REFERENCE = {*COMMON, "OVERWRITE", "TENSORBOARD"}
+RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
+each_notebook = pytest.mark.parametrize("name", NAMES)
+
+
+def load(name: str) -> dict:
+    return json.loads((REPOSITORY / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+
+
+def code_cells(name: str) -> list[str]:
+    return [cell_source(cell) for cell in load(name)["cells"] if cell["cell_type"] == "code"]
+
+
+def test_there_are_nine_in_order():
+    found = [path.stem for path in sorted((REPOSITORY / "notebooks").iterdir())]
+    assert [name for name in found if name != ".ipynb_checkpoints"] == NAMES
+
+
+@each_notebook
+def test_no_outputs_no_counts_no_traces_of_a_run(name):
+    notebook = load(name)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+        assert set(cell["metadata"]) <= {"tags", "cellView"}
+    assert "papermill" not in notebook["metadata"]
+    assert "widgets" not in notebook["metadata"]
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+
+
+@each_notebook
+def test_cell_ids_are_there_and_unique(name):
+    notebook = load(name)
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+    assert (notebook["nbformat"], notebook["nbformat_minor"] >= 5) == (4, True)
+
+
+@each_notebook
+def test_every_parameter_is_a_literal_on_one_line_of_colab_s_form(name):
+    parameters = read_parameters(REPOSITORY / "notebooks" / f"{name}.ipynb")
+    (cell,) = [cell for cell in load(name)["cells"] if "parameters" in cell_tags(cell)]
+    lines = cell_source(cell).splitlines()
+    assert [line.partition(" = ")[0] for line in lines] == list(parameters)
+    forms = {str: '"string"', int: '"integer"', float: '"number"', bool: '"boolean"'}
+    for line, value in zip(lines, parameters.values(), strict=True):
+        match = re.search(r"  # @param (?P<form>\{type:(?P<type>\"\w+\")\}|\[.*?\])", line)
+        assert match, line
+        if match["type"]:
+            assert match["type"] == forms[type(value)], line
+        else:
+            assert value in ast.literal_eval(match["form"]), line
+
+
+@each_notebook
+def test_the_three_common_parameters_come_first(name):
+    parameters = read_parameters(REPOSITORY / "notebooks" / f"{name}.ipynb")
+    first = {key: parameters[key] for key in list(parameters)[:3]}
+    assert list(first) == COMMON
+    assert first["WORKSPACE"] == ""
+    assert first["DRIVE"] == "/content/drive"
+
+
+@each_notebook
+def test_all_open_alike(name):
+    cells = load(name)["cells"]
+    kinds = "".join(cell["cell_type"][0] for cell in cells[:6])
+    assert kinds == "mmcmcc"
+    title, parameters_heading, parameters, setup_heading, bootstrap, versions = (
+        cell_source(cell) for cell in cells[:6]
+    )
+    assert re.match(rf"# {name[:2]} · \S", title)
+    badge = (
+        r"\[!\[Open in Colab\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
+    )
+    assert re.search(badge + rf"\(https://colab\.\S+/blob/main/notebooks/{name}\.ipynb\)", title)
+    positions = [title.find(part) for part in ("**What it does.**", "**Needs.**", "**Produces.**")]
+    assert -1 < positions[0] < positions[1] < positions[2]
+    assert parameters_heading.startswith("## Parameters")
+    assert setup_heading.startswith("## Set up")
+    assert "parameters" in cell_tags(cells[2]) and parameters.startswith("WORKSPACE")
+    assert bootstrap == cell_source(load(NAMES[0])["cells"][4])
+    assert "show_versions()" in versions
+
+
+@each_notebook
+def test_only_one_title(name):
+    markdown = [cell_source(c) for c in load(name)["cells"] if c["cell_type"] == "markdown"]
+    assert sum(bool(re.match(r"# ", text)) for text in markdown) == 1
+
+
+@each_notebook
+def test_cells_and_functions_are_short(name):
+    lengths = [len(source.splitlines()) for source in code_cells(name)]
+    assert max(lengths) <= 25
+    assert median(lengths) <= 8
+    for source in code_cells(name):
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                assert node.end_lineno - node.lineno < 15, node.name
+
+
+@each_notebook
+def test_only_the_training_notebooks_ask_for_a_gpu(name):
+    metadata = load(name)["metadata"]
+    if name in TRAINING:
+        assert metadata["accelerator"] == "GPU"
+        assert metadata["colab"]["gpuType"] == "T4"
+    else:
+        assert "accelerator" not in metadata
+        assert "gpuType" not in metadata.get("colab", {})
+
+
+@each_notebook
+def test_what_nbval_compares_is_marked_on_the_cell_s_first_line(name):
+    sources = code_cells(name)
+    marked = [source for source in sources if "NBVAL_CHECK_OUTPUT" in source]
+    assert marked
+    assert all(source.startswith("# NBVAL_CHECK_OUTPUT\n") for source in marked)
+    assert not [source for source in sources if "NBVAL_SKIP" in source or "RAISES" in source]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_name_known_notebooks_and_parameters_of_the_right_type(recipe):
+    sections = read_recipe(recipe)
+    planned = {step.name: step for step in apply_recipe(find_steps(), sections, recipe.name)}
+    for section, parameters in sections.items():
+        # A number such as 1e-4, which YAML takes for text, is refused above.
+        assert {name: planned[section].parameters[name] for name in parameters} == parameters
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_reference_recipes_are_the_notebooks_defaults(name):
+    path = REPOSITORY / "recipes" / f"reference-{name.rpartition('_')[2]}.yaml"
+    defaults = read_parameters(REPOSITORY / "notebooks" / f"{name}.ipynb")
+    wanted = {key: value for key, value in defaults.items() if key not in NOT_IN_REFERENCE}
+    assert read_recipe(path) == {name: wanted}
+
+
+@pytest.mark.parametrize("recipe", ["demo", "test", "real-cpu"])
+def test_recipes_prepare_the_sizes_that_they_train_and_score(recipe):
+    planned = apply_recipe(find_steps(), read_recipe(REPOSITORY / "recipes" / f"{recipe}.yaml"))
+    values = {step.name: step.parameters for step in planned}
+    preparation = values["03_preprocess_and_stitch"]
+    sizes = {preparation["SIZE"], preparation["EVAL_SIZE"]}
+    assert {values[name]["SIZE"] for name in TRAINING} <= sizes
+    assert values["06_train_pix2pix"]["SIZE"] == preparation["STITCH_SIZE"]
+    assert values["07_evaluate"]["EVAL_SIZE"] == preparation["EVAL_SIZE"]
