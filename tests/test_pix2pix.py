@@ -257,7 +257,7 @@ def test_a_loss_of_ones_own_is_refused():
         ({"size": 16}, "at least 32"),
         ({"size": 40}, "multiple of 16"),
         ({"base_filters": 0}, "base_filters"),
-        ({"discriminator_filters": 1.5}, "base_filters"),
+        ({"discriminator_filters": 1.5}, "discriminator_filters"),
         ({"l1_weight": -1}, "l1_weight"),
         ({"l1_weight": "100"}, "l1_weight"),
     ],

@@ -218,6 +218,7 @@ def build_pix2pix(
         LungsegError: A parameter is out of its range.
     """
     blocks.check_size(size, 2**FEWEST_LEVELS, smallest=32)
+    blocks.check_count("discriminator_filters", discriminator_filters)
     return Pix2Pix(
         build_generator(size, base_filters),
         build_discriminator(size, discriminator_filters),
