@@ -109,7 +109,7 @@ class TrainingConfig:
             )
         values = dict(values)
         if "augmentation" in values:
-            values["augmentation"] = Augmentation(**values["augmentation"])
+            values["augmentation"] = Augmentation.from_dict(values["augmentation"])
         if "preprocessing" in values:
-            values["preprocessing"] = Preprocessing(**values["preprocessing"])
+            values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
         return cls(**values)

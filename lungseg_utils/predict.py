@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -107,5 +108,5 @@ def _stored_digest(path: Path) -> str:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return str(arrays["digest"])
-    except (OSError, ValueError, KeyError, EOFError):
-        return ""
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return ""  # damaged or foreign: predicted again

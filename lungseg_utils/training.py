@@ -36,7 +36,9 @@ class BatchDataset(keras.utils.PyDataset):
     """`CaseBatches` as Keras wants them; `epoch` is set before an epoch begins."""
 
     def __init__(self, batches: CaseBatches, epoch: int = 0) -> None:
-        super().__init__(workers=1, use_multiprocessing=False)
+        # With workers of its own, Keras turns off tf.data's autotuning, whose shutdown at the
+        # end of an epoch was seen to stall for up to a minute on a busy machine.
+        super().__init__(workers=2, use_multiprocessing=False, max_queue_size=4)
         self.batches, self.epoch = batches, epoch
 
     def __len__(self) -> int:
@@ -155,6 +157,8 @@ def _fit(
         model.fit(
             dataset,
             validation_data=BatchDataset(val_batches),
+            # The order of batches follows from seed and epoch; Keras would draw its own.
+            shuffle=False,
             initial_epoch=progress.epoch,
             epochs=config.epochs,
             callbacks=callbacks,
