@@ -58,9 +58,9 @@ class Run:
         Raises:
             LungsegError: The weight file is damaged or of another architecture.
         """
-        from lungseg_utils.models.registry import build_model
+        from lungseg_utils.models.registry import build_architecture
 
-        model = build_model(self.config.model, self.config.size, self.config.model_options)
+        model = build_architecture(self.config.model, self.config.size, self.config.model_options)
         try:
             model.load_weights(self.best_weights)
         except Exception as error:  # h5py and Keras raise many kinds

@@ -27,7 +27,7 @@ from lungseg_utils.devices import (
 from lungseg_utils.environment import versions
 from lungseg_utils.errors import LungsegError, StaleOutputError
 from lungseg_utils.models.losses import DiceCoefficient, get_loss
-from lungseg_utils.models.registry import build_model
+from lungseg_utils.models.registry import build_architecture, build_model
 from lungseg_utils.records import check_reusable, read_json, write_json
 from lungseg_utils.runs import RECORD, Run, load_run
 
@@ -143,7 +143,7 @@ def _fit(
     tensorboard: bool,
 ) -> None:
     dataset = BatchDataset(train_batches, epoch=progress.epoch)
-    best_model = build_model(config.model, config.size, config.model_options)
+    best_model = build_architecture(config.model, config.size, config.model_options)
     callbacks = [
         EpochClock(dataset),
         DivergenceGuard(),

@@ -380,3 +380,15 @@ def test_tensorboard_is_left_out_with_a_word_where_it_is_not_installed(
 
     assert "TensorBoard is not installed" in capsys.readouterr().out
     assert not (tmp_path / "unet" / "tensorboard").exists()
+
+
+def test_run_with_a_pretrained_encoder_loads_without_its_file(tmp_path, monkeypatch):
+    # VGG16 itself takes long to build; what matters is that its weights are not asked for.
+    from lungseg_utils.models import registry
+
+    asked = []
+    monkeypatch.setattr(registry, "build_model", lambda name, size, options: asked.append(options))
+
+    registry.build_architecture("unetpp", 64, {"encoder": "vgg16", "encoder_weights": "gone.h5"})
+
+    assert asked == [{"encoder": "vgg16"}]

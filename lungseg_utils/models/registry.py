@@ -60,6 +60,20 @@ def build_model(name: str, size: int, options: Mapping[str, Any] | None = None) 
     return _builder(name)(size=size, **options)
 
 
+def build_architecture(
+    name: str, size: int, options: Mapping[str, Any] | None = None
+) -> keras.Model:
+    """Build a network whose weights are about to be loaded, so that no pretrained ones are read.
+
+    Args:
+        name: One of `MODELS`.
+        size: Height and width of the input in pixels.
+        options: As for `build_model`; `encoder_weights` is left out.
+    """
+    options = {key: value for key, value in (options or {}).items() if key != "encoder_weights"}
+    return build_model(name, size, options)
+
+
 def _builder(name: str) -> Callable[..., keras.Model]:
     if name not in _BUILDERS:
         raise LungsegError(
