@@ -21,14 +21,22 @@ def mount(mount_point, force_remount=False):
     print("Mounted at", mount_point)
 '''
 
-# Runs after the .pth files of an editable installation have been read.
+# The package is looked for neither in the checkout, which an editable installation puts on the
+# path, nor among the installed libraries, where such an installation leaves the manifest.
 SITE_CUSTOMISATION = """\
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
-CHECKOUT = {checkout!r}
-sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(CHECKOUT)]
-sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
+search = PathFinder.find_spec
+
+def find_spec(name, path=None, target=None):
+    if name == "lungseg_utils":
+        places = [place for place in sys.path if "site-packages" not in place]
+        path = [place for place in places if Path(place).resolve() != Path({checkout!r})]
+    return search(name, path, target)
+
+PathFinder.find_spec = find_spec
 """
 
 
@@ -61,7 +69,7 @@ class ColabMachine:
 
     Args:
         folder: Everything is made below it.
-        checkout: Removed from the kernel's import path.
+        checkout: Where the kernel must not find the package.
     """
 
     def __init__(self, folder: Path, checkout: Path) -> None:
