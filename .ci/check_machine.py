@@ -10,9 +10,8 @@ from pathlib import Path
 LIBRARIES = {"libGL.so.1": "libgl1", "libglib-2.0.so.0": "libglib2.0-0"}
 
 
-def debian_package(package: str) -> str:
+def debian_package(package: str, release: Path = Path("/etc/os-release")) -> str:
     """The package's name on this release: Debian 13 and Ubuntu 24.04 renamed libglib2.0-0."""
-    release = Path("/etc/os-release")
     facts = (
         dict(line.split("=", 1) for line in release.read_text().splitlines() if "=" in line)
         if release.is_file()

@@ -230,6 +230,9 @@ def _announced(title: str) -> Iterator[Callable[[str | None], None]]:
 
     try:
         yield finish
+    except KeyboardInterrupt:
+        ending = "stopped"
+        raise
     finally:
         took = f" in {duration_text(time.monotonic() - begun)}" if "skipped" not in ending else ""
         print(f"{title} {ending}{took}" if bar else f"{ending}{took}", flush=True)

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
-from fake_notebooks import write_fake_series
+from fake_notebooks import COMMON, write_fake_notebook, write_fake_series
 
 from lungseg_utils import series
 from lungseg_utils.errors import SeriesError
@@ -23,6 +27,23 @@ def fake(tmp_path, monkeypatch):
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     return write_fake_series(tmp_path / "notebooks")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # Ended, but its entry stays where process 1 collects nothing, as in some containers.
+    state = Path(f"/proc/{process}/stat")
+    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
 def printed(notebook: Path) -> str:
@@ -90,6 +111,37 @@ def test_a_failed_step_keeps_its_notebook_and_tells_cell_and_error(fake, tmp_pat
     with pytest.raises(FailedStepError):
         run_series(tmp_path / "w", notebooks=fake, assignments=["EPOCHS=12"])
     assert "01_first … already done, skipped" in capfd.readouterr().out
+
+
+def test_stopping_the_series_stops_its_kernel_and_keeps_no_record(tmp_path):
+    write_fake_notebook(
+        tmp_path / "notebooks",
+        "01_long",
+        COMMON,
+        "import os, time\nfrom pathlib import Path\nfile = Path(WORKSPACE, 'started')",
+        "file.with_suffix('.part').write_text(str(os.getpid()))",
+        "file.with_suffix('.part').rename(file)\ntime.sleep(300)",
+    )
+    command = [sys.executable, "-m", "lungseg_utils.series", "run", "--workspace", "w"]
+    command += ["--notebooks", "notebooks"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(series.__file__).parents[1])}
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_until((tmp_path / "w" / "started").exists)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "01_long … stopped" in out
+    assert err.strip() == "Stopped. The same command continues with this step."
+    assert not (tmp_path / "w" / "executed" / "01_long.json").exists()
+    kernel = int((tmp_path / "w" / "started").read_text())
+    wait_until(lambda: not is_alive(kernel))
 
 
 def test_a_kernel_that_dies_is_told(fake, tmp_path):
