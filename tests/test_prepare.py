@@ -12,7 +12,7 @@ from PIL import Image
 
 from lungseg_utils.data import prepare as module
 from lungseg_utils.data.pairing import Pair, Pairing
-from lungseg_utils.data.prepare import load_prepared, prepare
+from lungseg_utils.data.prepare import data_digest, load_prepared, prepare
 from lungseg_utils.errors import (
     ImageFileError,
     LungsegError,
@@ -123,6 +123,19 @@ def test_sizes_lie_side_by_side(pairing, workspace):
     assert (small.size, large.size) == (16, 48)
     assert small.digest != large.digest
     assert load_prepared(workspace, 16).size == 16
+
+
+def test_the_digest_of_the_data_is_the_same_for_every_size_and_not_for_other_files(
+    pairing, workspace
+):
+    for size in (16, 48):
+        prepare(pairing, workspace, size)
+    assert data_digest(workspace, 16) == data_digest(workspace, 48)
+    replace_mask(pairing, "CHNCXR_0003_0", np.full((32, 32), 255, np.uint8))
+    prepare(pairing, workspace, 16, overwrite=True)
+    assert data_digest(workspace, 16) != data_digest(workspace, 48)
+    with pytest.raises(MissingInputError, match="SIZE = 24"):
+        data_digest(workspace, 24)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

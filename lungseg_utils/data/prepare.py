@@ -85,19 +85,37 @@ def load_prepared(workspace: Workspace, size: int) -> Cases:
     Raises:
         MissingInputError: That size was not prepared.
     """
-    folder = workspace.prepared(size)
-    if not (folder / "record.json").is_file():
-        raise MissingInputError(
-            f"The X-rays must be prepared at {size} × {size} first.",
-            f"no {folder}",
-            f"Run notebook 03_preprocess_and_stitch with SIZE = {size}.",
-        )
+    folder, record = workspace.prepared(size), _read_record(workspace, size)
     return Cases(
         images=np.load(folder / "images.npy", mmap_mode="r"),
         masks=np.load(folder / "masks.npy", mmap_mode="r"),
         index=read_index(folder / "index.csv"),
-        digest=read_json(folder / "record.json")["digest"],
+        digest=record["digest"],
     )
+
+
+def data_digest(workspace: Workspace, size: int) -> str:
+    """Digest of the files and manifest rows that a size was prepared from, whatever the size.
+
+    Args:
+        workspace: Where to look.
+        size: Side of the square, in pixels.
+
+    Raises:
+        MissingInputError: That size was not prepared.
+    """
+    return digest_of(_read_record(workspace, size)["cases"])
+
+
+def _read_record(workspace: Workspace, size: int) -> dict:
+    path = workspace.prepared(size) / "record.json"
+    if not path.is_file():
+        raise MissingInputError(
+            f"The X-rays must be prepared at {size} × {size} first.",
+            f"no {path.parent}",
+            f"Run notebook 03_preprocess_and_stitch with SIZE = {size}.",
+        )
+    return read_json(path)
 
 
 def _record_of(pairs: list[Pair], size: int, workers: int | None) -> dict:
