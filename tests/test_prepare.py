@@ -125,6 +125,22 @@ def test_sizes_lie_side_by_side(pairing, workspace):
     assert load_prepared(workspace, 16).size == 16
 
 
+def test_files_are_read_for_their_digest_once_whatever_the_number_of_sizes(
+    pairing, workspace, monkeypatch
+):
+    read: list[Path] = []
+    original = module.file_sha256
+    monkeypatch.setattr(module, "file_sha256", lambda path: read.append(path) or original(path))
+    for size in (16, 48, 16):
+        prepare(pairing, workspace, size)
+    pairs = [*pairing.pairs, *pairing.unlabelled]
+    files = {path.resolve() for pair in pairs for path in (pair.image, *pair.masks)}
+    assert sorted(read) == sorted(files)
+    replace_mask(pairing, "CHNCXR_0003_0", np.full((32, 32), 255, np.uint8))
+    prepare(pairing, workspace, 16, overwrite=True)
+    assert [path.name for path in read[len(files) :]] == ["CHNCXR_0003_0_mask.png"]
+
+
 def test_the_digest_of_the_data_is_the_same_for_every_size_and_not_for_other_files(
     pairing, workspace
 ):

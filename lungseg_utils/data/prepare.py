@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import zlib
 from pathlib import Path
@@ -122,7 +123,7 @@ def _record_of(pairs: list[Pair], size: int, workers: int | None) -> dict:
     """What the arrays depend on: version, size and, for each case, its files and manifest row."""
 
     def digest(pair: Pair) -> str:
-        files = [file_sha256(path) for path in (pair.image, *pair.masks)]
+        files = [_digest_of_file(path) for path in (pair.image, *pair.masks)]
         return digest_of({"row": to_row(pair.case), "files": files})
 
     digests = map_in_threads(digest, pairs, "Checking files", workers)
@@ -132,6 +133,17 @@ def _record_of(pairs: list[Pair], size: int, workers: int | None) -> dict:
         "cases": {pair.case.image_id: digest for pair, digest in zip(pairs, digests, strict=True)},
     }
     return record | {"digest": digest_of(record)}
+
+
+def _digest_of_file(path: Path) -> str:
+    """SHA-256 of a file; read once a process, whatever number of sizes it is prepared at."""
+    state = path.stat()
+    return _digest_of_unchanged_file(path.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _digest_of_unchanged_file(path: Path, size: int, mtime_ns: int) -> str:
+    return file_sha256(path)
 
 
 def _check_same(old: dict, new: dict, folder: Path) -> None:
