@@ -156,7 +156,7 @@ def test_nothing_to_stitch(cases, workspace):
 
 
 def test_a_missing_archive_names_the_notebook(workspace):
-    with pytest.raises(MissingInputError, match="03_preprocess_and_stitch with SIZE = 16"):
+    with pytest.raises(MissingInputError, match="03_preprocess_and_stitch with STITCH_SIZE = 16"):
         load_stitched(workspace, 16, "train")
 
 

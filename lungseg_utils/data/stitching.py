@@ -155,7 +155,7 @@ def load_stitched(workspace: Workspace, size: int, split: str | Sequence[str]) -
         raise MissingInputError(
             f"The stitched pairs of size {size} must be made first.",
             f"no {archive}",
-            f"Run notebook 03_preprocess_and_stitch with SIZE = {size}.",
+            f"Run notebook 03_preprocess_and_stitch with STITCH_SIZE = {size}.",
         )
     folder = workspace.scratch / "stitched" / str(size)
     record = _unpack(archive, folder)
