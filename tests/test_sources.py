@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 import sys
 import types
@@ -12,7 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lungseg_utils.data.download import BundleReport, check_bundle, parse_drive_location
+from lungseg_utils.data import sources
+from lungseg_utils.data.download import (
+    BundleReport,
+    check_bundle,
+    parse_drive_location,
+    stamp_of_files,
+)
 from lungseg_utils.data.sources import DRIVE_FOLDER, KAGGLE_HANDLE, SOURCES, ensure_raw, fetch
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
 from lungseg_utils.records import read_json
@@ -87,11 +94,54 @@ def test_a_folder_is_used_where_it_lies(tmp_path: Path, workspace: Workspace, ca
     assert ensure_raw(workspace) == bundle
     assert not workspace.raw.exists()
     assert "2 X-rays, 2 lung masks and 1 readings" in capsys.readouterr().out
-    assert read_json(workspace.source_record) == {
+    record = read_json(workspace.source_record)
+    assert record == {
         "source": "folder",
         "location": str(tmp_path / "mine"),
         "options": {},
+        "files": stamp_of_files(bundle),
     }
+
+
+def test_a_folder_is_decoded_again_only_where_its_files_changed(
+    tmp_path: Path, workspace: Workspace, monkeypatch
+):
+    bundle = write_bundle(tmp_path / "mine" / "Lung Segmentation")
+    decoded: list[Path] = []
+    monkeypatch.setattr(
+        sources, "check_bundle", lambda path: decoded.append(path) or check_bundle(path)
+    )
+
+    def times_decoded(**options) -> int:
+        decoded.clear()
+        assert fetch("folder", workspace, str(tmp_path / "mine"), **options) == bundle
+        return len(decoded)
+
+    assert [times_decoded(), times_decoded(), times_decoded(overwrite=True)] == [1, 0, 1]
+    # What lies beside the bundle, such as all else on a Drive, is not looked at.
+    (tmp_path / "mine" / "notes.txt").touch()
+    assert times_decoded() == 0
+    (bundle / "masks" / "CHNCXR_0001_0_mask.png").unlink()
+    assert [times_decoded(), times_decoded()] == [1, 0]
+    cut_short(bundle / "CXR_png" / "CHNCXR_0002_0.png")
+    for _ in range(2):
+        with pytest.raises(DownloadError, match="CHNCXR_0002_0"):
+            fetch("folder", workspace, str(tmp_path / "mine"))
+
+
+def test_the_stamp_of_files_follows_names_sizes_and_times(tmp_path: Path):
+    file = tmp_path / "set" / "a" / "x.png"
+    file.parent.mkdir(parents=True)
+    stamps = []
+    for content, time in (("12", 1), ("123", 1), ("123", 2)):
+        file.write_text(content)
+        os.utime(file, (time, time))
+        stamps += [stamp_of_files(tmp_path / "set"), stamp_of_files(file)]
+    file.rename(file.with_name("y.png"))
+    stamps.append(stamp_of_files(tmp_path / "set"))
+    assert len(set(stamps)) == 7
+    (tmp_path / "set").rename(tmp_path / "moved")
+    assert stamp_of_files(tmp_path / "moved") == stamps[-1]
 
 
 def test_a_relative_folder_is_found_from_another_folder(tmp_path: Path, workspace, monkeypatch):

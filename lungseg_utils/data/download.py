@@ -22,6 +22,7 @@ from lungseg_utils.data.pairing import (
     list_images,
 )
 from lungseg_utils.errors import DownloadError, LungsegError
+from lungseg_utils.records import digest_of
 
 _DRIVE_ID = r"[-\w]{10,}"
 
@@ -84,6 +85,17 @@ def check_bundle(folder: Path | str) -> BundleReport:
         )
     readings = len(list((bundle / READINGS_FOLDER).glob("*.txt")))
     return BundleReport(bundle, len(images), len(masks), len(lung_masks), readings)
+
+
+def stamp_of_files(path: Path | str) -> str:
+    """Digest of names, sizes and times of all files below a folder, or of one file.
+
+    It tells, without reading them, whether files were added, replaced or taken away.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    states = [(file.relative_to(path).as_posix(), file.stat()) for file in files]
+    return digest_of([[name, state.st_size, state.st_mtime_ns] for name, state in states])
 
 
 def download_from_kaggle(handle: str, force: bool = False) -> Path:

@@ -13,6 +13,7 @@ from lungseg_utils.data.download import (
     download_from_drive,
     download_from_kaggle,
     parse_drive_location,
+    stamp_of_files,
 )
 from lungseg_utils.data.pairing import find_bundle
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
@@ -57,10 +58,10 @@ def fetch(
         DownloadError: The source cannot be fetched, or what arrived is not whole.
     """
     request = _describe_request(source, location, phantom_options)
+    if source == "folder":
+        return _use_folder(request, workspace, overwrite)
     bundle = None if overwrite else _find_fetched(request, workspace)
-    if bundle is None and source == "folder":
-        bundle = _check(Path(request["location"]))
-    elif bundle is None:
+    if bundle is None:
         bundle = _fetch_into_raw(request, workspace, overwrite)
     write_json(workspace.source_record, request)
     return bundle
@@ -130,6 +131,24 @@ def _complete_phantom_options(options: dict) -> dict:
     return dict(list(bound.arguments.items())[1:])
 
 
+def _use_folder(request: dict, workspace: Workspace, overwrite: bool) -> Path:
+    """The bundle where it lies; decoded again only where its files have changed."""
+    bundle = _find_bundle(Path(request["location"]))
+    record = {**request, "files": stamp_of_files(bundle)} if bundle else request
+    known = read_json(workspace.source_record) if workspace.source_record.is_file() else None
+    if bundle is None or overwrite or known != record:
+        bundle = _check(Path(request["location"]))
+        write_json(workspace.source_record, record)
+    return bundle
+
+
+def _find_bundle(folder: Path) -> Path | None:
+    try:
+        return find_bundle(folder)
+    except MissingInputError:
+        return None
+
+
 def _find_fetched(request: dict, workspace: Workspace) -> Path | None:
     """The bundle in `raw`, where just that was fetched and is still there."""
     place = workspace.raw / request["source"]
@@ -140,10 +159,7 @@ def _find_fetched(request: dict, workspace: Workspace) -> Path | None:
     stamp, stamp_now = record.pop("archive"), _archive_stamp(request)
     if record != request or (stamp_now and stamp_now != stamp):
         return None
-    try:
-        return find_bundle(bundle)
-    except MissingInputError:
-        return None
+    return _find_bundle(bundle)
 
 
 def _fetch_into_raw(request: dict, workspace: Workspace, overwrite: bool) -> Path:
