@@ -18,6 +18,10 @@ MONITOR = "val_dice"
 BEST = "best.weights.h5"
 HISTORY = "history.csv"
 
+# A checkpoint holds weights and optimizer, hundreds of MB for the large networks. On Drive each
+# replaced file goes to the bin and counts against the quota, so not every epoch writes one.
+CHECKPOINT_SECONDS = 300
+
 # The first steps trace the graph and fill caches; they say nothing about the rest.
 _WARM_STEPS = 3
 _TIMED_STEPS = 8
@@ -81,8 +85,8 @@ class ProgressBar(keras.callbacks.Callback):
             left = self.steps * (self.epochs - self.first_epoch)
             tqdm.write(
                 f"{step:.2f} s a step, measured on {_TIMED_STEPS}: about {_readable(step * left)} "
-                f"for {self.epochs - self.first_epoch} epochs of {self.steps} steps, "
-                "and validation; early stopping may end it sooner."
+                f"for {self.epochs - self.first_epoch} epochs of {self.steps} steps. Validation "
+                "comes on top; early stopping may end it sooner."
             )
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -99,7 +103,10 @@ class ProgressBar(keras.callbacks.Callback):
 
 
 class Checkpointing(keras.callbacks.Callback):
-    """Writes history, best and last weights each epoch, and stops when patience runs out.
+    """Keeps history, best and last weights, and stops when patience runs out.
+
+    History and best weights are written after the epoch they belong to, the last weights every
+    five minutes and at the end; an interrupted run goes on from there.
 
     Keras' `BackupAndRestore`, `ModelCheckpoint` and `EarlyStopping` each keep a state of
     their own and forget it on a restart; here it is one state in one file.
@@ -108,16 +115,23 @@ class Checkpointing(keras.callbacks.Callback):
         folder: The run's folder.
         best_model: An uncompiled copy of the model, whose weight file holds no optimizer.
         progress: Where the training stands; goes on from there.
+        epochs: The last epoch.
         patience: Epochs without improvement before training stops.
     """
 
     def __init__(
-        self, folder: Path, best_model: keras.Model, progress: Progress, patience: int
+        self,
+        folder: Path,
+        best_model: keras.Model,
+        progress: Progress,
+        epochs: int,
+        patience: int,
     ) -> None:
         super().__init__()
         self.folder, self.best_model = folder, best_model
-        self.progress, self.patience = progress, patience
+        self.progress, self.epochs, self.patience = progress, epochs, patience
         self.started = 0.0
+        self.saved = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Start the epoch's clock."""
@@ -141,7 +155,10 @@ class Checkpointing(keras.callbacks.Callback):
             self.model.stop_training = True
         table = pd.DataFrame(progress.history)
         write_atomically(self.folder / HISTORY, lambda path: table.to_csv(path, index=False))
-        save_checkpoint(self.folder / LAST, self.model, progress)
+        ended = progress.stopped_early or progress.epoch == self.epochs
+        if ended or time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
+            save_checkpoint(self.folder / LAST, self.model, progress)
+            self.saved = time.monotonic()
 
 
 def _readable(seconds: float) -> str:

@@ -10,9 +10,11 @@ from tqdm.auto import tqdm
 
 from lungseg_utils.data.cases import Cases
 from lungseg_utils.data.imaging import to_model_input
-from lungseg_utils.errors import LungsegError, MissingInputError
+from lungseg_utils.data.prepare import data_digest, load_prepared
+from lungseg_utils.errors import LungsegError, MissingInputError, StaleOutputError
 from lungseg_utils.records import file_sha256, write_atomically
 from lungseg_utils.runs import NOTEBOOKS, Run
+from lungseg_utils.workspace import Workspace
 
 
 def predict_split(run: Run, cases: Cases, split: str, batch_size: int = 8) -> Path:
@@ -40,7 +42,7 @@ def predict_split(run: Run, cases: Cases, split: str, batch_size: int = 8) -> Pa
             "Pass load_prepared(workspace, run.config.size).",
         )
     path = predictions_path(run.folder, split)
-    digest = f"{file_sha256(run.best_weights)} {cases.digest}"
+    digest = _wanted_digest(run, cases)
     if path.is_file() and _stored_digest(path) == digest:
         return path
     chosen = cases.select(split)
@@ -99,9 +101,41 @@ def load_predictions(run_folder: Path | str, split: str) -> tuple[list[str], np.
         return arrays["ids"].tolist(), arrays["probability"].astype(np.float32)
 
 
+def check_predictions(workspace: Workspace, run: Run, split: str, eval_size: int) -> None:
+    """Refuse predictions that are not of the run's best weights and of the prepared X-rays.
+
+    Args:
+        workspace: Holds the prepared X-rays.
+        run: The run.
+        split: The split that is scored.
+        eval_size: The size it is scored at.
+
+    Raises:
+        MissingInputError: The run has no predictions for this split.
+        StaleOutputError: The run went on, or the X-rays were prepared anew, after predicting.
+    """
+    ids, _ = load_predictions(run.folder, split)
+    cases = load_prepared(workspace, run.config.size)
+    path = predictions_path(run.folder, split)
+    same_data = data_digest(workspace, run.config.size) == data_digest(workspace, eval_size)
+    current = _stored_digest(path) == _wanted_digest(run, cases)
+    if not (same_data and current and ids == cases.select(split).ids):
+        changed = "the best weights or the X-rays" if same_data else "the X-rays of one size"
+        raise StaleOutputError(
+            "Predictions are scored for the weights and the X-rays they were made from.",
+            f"{path}, older than {changed}",
+            f"Run notebook {NOTEBOOKS[run.config.model]} again; if it finds other X-rays, run "
+            "03_preprocess_and_stitch for all sizes first.",
+        )
+
+
 def predictions_path(run_folder: Path, split: str) -> Path:
     """Where a run's predictions for a split lie."""
     return run_folder / "predictions" / f"{split}.npz"
+
+
+def _wanted_digest(run: Run, cases: Cases) -> str:
+    return f"{file_sha256(run.best_weights)} {cases.digest}"
 
 
 def _stored_digest(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +102,8 @@ class Segmenter:
     def segment_folder(self, folder: Path | str, out: Path | str) -> pd.DataFrame:
         """Segment every PNG and JPEG of a folder.
 
-        A file that cannot be read is named in the table and the others go on.
+        A file that cannot be read is named in the table and the others go on. Masks and overlays
+        that an earlier call left in `out` are removed first.
 
         Args:
             folder: X-rays, or a single file.
@@ -118,6 +120,8 @@ class Segmenter:
         folder, out = Path(folder), Path(out)
         rows = []
         paths = list_images(folder)
+        for name in ("masks", "overlays"):
+            shutil.rmtree(out / name, ignore_errors=True)
         stems = [path.stem for path in paths]
         for path in tqdm(paths, desc="Segmenting", unit="image"):
             try:
@@ -136,6 +140,7 @@ class Segmenter:
             )
         columns = ["file", "width", "height", "lung_fraction", "error"]
         table = pd.DataFrame(rows, columns=columns).fillna({"error": ""})
+        table = table.astype({"width": "Int64", "height": "Int64"})
         write_atomically(out / "segmented.csv", lambda target: table.to_csv(target, index=False))
         return table
 

@@ -1,7 +1,8 @@
 """Run the notebooks in order, headless: `python -m lungseg_utils.series run`.
 
-Parameters are checked before anything runs; a step that was done with the same parameters is
-skipped; a step that fails leaves its executed notebook behind.
+Parameters are checked before anything runs; a step that was done with the same parameters and
+inputs is skipped; a step that fails leaves its executed notebook behind. Relative paths start at
+the folder that the series is run from.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lungseg_utils.errors import LungsegError, SeriesError
+from lungseg_utils.data.download import stamp_of_files
+from lungseg_utils.data.pairing import find_bundle
+from lungseg_utils.errors import LungsegError, MissingInputError, SeriesError
 from lungseg_utils.notebook_parameters import read_parameters
 from lungseg_utils.records import digest_of, file_sha256, read_json, write_json
 from lungseg_utils.series_kernel import own_kernel
@@ -40,6 +43,9 @@ __all__ = [
 ]
 
 SOURCE_LINES_SHOWN = 12
+EVALUATION = "07_evaluate"
+# Parameters that may name a file or folder whose content matters as much as its name.
+INPUT_PARAMETERS = ("LOCATION", "INPUT")
 
 
 class FailedStepError(SeriesError):
@@ -54,7 +60,7 @@ class SeriesResult:
         workspace: Where the notebooks wrote.
         executed: Folder of the executed notebooks and their records.
         ran: Names of the notebooks that ran.
-        skipped: Names of those already done with the same parameters.
+        skipped: Names of those already done with the same parameters and inputs.
     """
 
     workspace: Workspace
@@ -138,10 +144,13 @@ def run_series(
             if step.name in chosen:
                 record = _record(step, package, previous)
                 with _announced(f"[{number}/{len(planned)}] {step.name}") as finish:
-                    done = not force and _is_done(record_path, folder / step.notebook.name, record)
+                    executed_copy = folder / step.notebook.name
+                    done = not force and (
+                        _is_done(record_path, executed_copy, record) and _has_run(step, place)
+                    )
                     if not done:
                         record_path.unlink(missing_ok=True)
-                        _execute(step, folder / step.notebook.name, kernel)
+                        _execute(step, executed_copy, kernel)
                         write_json(record_path, record)
                     finish("already done, skipped" if done else None)
                 outcome["skipped" if done else "ran"].append(step.name)
@@ -154,10 +163,34 @@ def _record(step: Step, package: str, previous: str) -> dict[str, object]:
     return {
         "notebook": step.name,
         "parameters": step.parameters,
+        "input_files": {
+            name: stamp
+            for name in INPUT_PARAMETERS
+            if (stamp := _input_stamp(name, str(step.parameters.get(name, ""))))
+        },
         "notebook_sha256": file_sha256(step.notebook),
         "package_digest": package,
         "previous_step_digest": previous,
     }
+
+
+def _input_stamp(name: str, value: str) -> str:
+    """Stamp of the files that a parameter names; empty where it names none."""
+    if not value:
+        return ""
+    path = Path(value).expanduser()
+    try:
+        # Of the folder of a bundle, such as a whole Drive, only the bundle is read.
+        path = find_bundle(path) if name == "LOCATION" and path.is_dir() else path
+    except MissingInputError:
+        return ""
+    return stamp_of_files(path) if path.exists() else ""
+
+
+def _has_run(step: Step, workspace: Workspace) -> bool:
+    """False for a training notebook whose run is not in the workspace any more."""
+    trains = {"RUN_NAME", "EPOCHS"} <= step.parameters.keys()
+    return not trains or (workspace.run(step.parameters["RUN_NAME"]) / "run.json").is_file()
 
 
 def _package_digest() -> str:
@@ -185,7 +218,7 @@ def _execute(step: Step, output: Path, kernel: str) -> None:
             parameters=step.parameters,
             kernel_name=kernel,
             language="python",
-            cwd=step.notebook.parent,
+            cwd=Path.cwd(),
             progress_bar=sys.stderr.isatty(),
         )
     except PapermillExecutionError as error:
@@ -250,12 +283,14 @@ def duration_text(seconds: float) -> str:
 
 def _print_outcome(result: SeriesResult) -> None:
     reports = result.workspace.reports
-    if (reports / "summary.csv").is_file():
+    if EVALUATION in (*result.ran, *result.skipped) and (reports / "summary.csv").is_file():
         import pandas as pd
 
         from lungseg_utils.evaluation.summaries import headline_table
 
-        print("\nTest images, after post-processing: mean [95 % interval]")
+        split = read_json(reports / "summary.json")["inputs"].get("split")
+        images = {"test": "Test images", "val": "Validation images"}.get(split, "Scored images")
+        print(f"\n{images}, after post-processing: mean [95 % interval]")
         print(headline_table(pd.read_csv(reports / "summary.csv")).to_string())
         print(f"\nReport:             {reports}")
     print(f"Executed notebooks: {result.executed}")

@@ -67,7 +67,8 @@ def train(
         train_cases: Cases at `config.size`, all with a mask.
         val_cases: Likewise; the best epoch is chosen on them.
         run_folder: `runs/<name>` of the workspace.
-        overwrite: Delete what an earlier run of this name left.
+        overwrite: Delete what an earlier run of this name left, if it was trained with other
+            parameters or data; the same run still goes on.
         tensorboard: Write TensorBoard's log too, where it is installed.
 
     Returns:
@@ -79,9 +80,7 @@ def train(
     """
     folder = Path(run_folder)
     _check_cases(config, train_cases, val_cases)
-    if overwrite and folder.exists():
-        shutil.rmtree(folder)
-    record = _open_record(folder, config, train_cases, val_cases)
+    record = _open_record(folder, config, train_cases, val_cases, overwrite)
     if record.get("finished") and record["config"]["epochs"] == config.epochs:
         print(f"Run {folder.name} is trained already; its best weights are used.")
         return load_run(folder)
@@ -89,7 +88,8 @@ def train(
     keras.utils.set_random_seed(config.seed)
     train_batches = _batches(config, train_cases, train=True)
     val_batches = _batches(config, val_cases, train=False)
-    policy = resolve_precision(config.precision)
+    # A run goes on in the precision it began with, also when Colab gives it another GPU.
+    policy = record.get("dtype_policy") or resolve_precision(config.precision)
     with distribution_scope(config.distribute):
         model = compile_model(config, steps=len(train_batches), policy=policy)
     progress = Progress()
@@ -148,7 +148,7 @@ def _fit(
         EpochClock(dataset),
         DivergenceGuard(),
         ProgressBar(len(train_batches), config.epochs, progress.epoch),
-        Checkpointing(folder, best_model, progress, config.patience),
+        Checkpointing(folder, best_model, progress, config.epochs, config.patience),
         *_tensorboard(folder, tensorboard),
     ]
     with contextlib.ExitStack() as stack:
@@ -188,7 +188,19 @@ def _batches(config: TrainingConfig, cases: Cases, train: bool) -> CaseBatches:
     )
 
 
-def _open_record(folder: Path, config: TrainingConfig, train: Cases, val: Cases) -> dict:
+def _open_record(
+    folder: Path, config: TrainingConfig, train: Cases, val: Cases, overwrite: bool
+) -> dict:
+    try:
+        return _matching_record(folder, config, train, val)
+    except StaleOutputError:
+        if not overwrite:
+            raise
+    shutil.rmtree(folder)
+    return _matching_record(folder, config, train, val)
+
+
+def _matching_record(folder: Path, config: TrainingConfig, train: Cases, val: Cases) -> dict:
     inputs = {
         "config": config.to_dict(),
         "data": {
@@ -220,6 +232,8 @@ def _open_record(folder: Path, config: TrainingConfig, train: Cases, val: Cases)
             "Raise PATIENCE under another RUN_NAME.",
         )
     if raised:
+        # A cosine schedule stretches to the new end, so the rate rises where training goes on.
+        record.setdefault("epochs_raised_after", []).append(record["config"]["epochs"])
         record.pop("finished", None)
         record["config"]["epochs"] = config.epochs
     return record

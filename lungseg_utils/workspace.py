@@ -45,8 +45,8 @@ class Workspace:
 
     def prepared_sizes(self) -> list[int]:
         """Sizes of the arrays that lie in the workspace, ascending."""
-        found = (self.root / "prepared").glob("*/record.json")
-        return sorted(int(path.parent.name) for path in found)
+        names = [path.parent.name for path in (self.root / "prepared").glob("*/record.json")]
+        return sorted(int(name) for name in names if name.isdigit())
 
     def stitched(self, size: int) -> Path:
         """Archive of X-ray and mask side by side, `size` × 2·`size` pixels each."""
@@ -72,10 +72,9 @@ class Workspace:
         """Tables and figures of the evaluation."""
         return self.root / "reports"
 
-    @property
-    def segmented(self) -> Path:
-        """Masks of the user's own X-rays."""
-        return self.root / "segmented"
+    def segmented(self, run_name: str) -> Path:
+        """Masks of the user's own X-rays, made by one run."""
+        return self.root / "segmented" / self.run(run_name).name
 
     @property
     def examples(self) -> Path:

@@ -83,7 +83,7 @@ def test_the_series_runs_on_the_phantom(phantom):
     assert set(cases["source"]) == {"montgomery", "shenzhen"}
     assert cases["image_id"].str.contains("_90").all()
     assert {path.name for path in (phantom / "runs").iterdir()} == set(RUNS)
-    assert list((phantom / "segmented" / "masks").glob("*.png"))
+    assert list((phantom / "segmented" / "unet" / "masks").glob("*.png"))
     assert (phantom / "cleaned" / "cleaned.csv").is_file()
 
 

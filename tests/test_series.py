@@ -17,7 +17,9 @@ from fake_notebooks import COMMON, write_fake_notebook, write_fake_series
 from lungseg_utils import series
 from lungseg_utils.errors import SeriesError
 from lungseg_utils.evaluation.metrics import METRICS
+from lungseg_utils.records import write_json
 from lungseg_utils.series import FailedStepError, duration_text, main, run_series
+from lungseg_utils.series_plan import find_steps
 
 
 @pytest.fixture
@@ -79,6 +81,55 @@ def test_runs_in_order_skips_what_is_done_and_reruns_what_changed(fake, tmp_path
     )
     assert (forced.ran, forced.skipped) == (("02_second",), ())
     assert not list(Path.cwd().iterdir())
+
+
+def test_a_step_whose_input_changed_runs_again_and_so_does_what_follows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    notebooks = tmp_path / "notebooks"
+    write_fake_notebook(notebooks, "01_before", COMMON, "pass")
+    place = "import os\nprint(os.getcwd())\nimport lungseg_utils"
+    write_fake_notebook(notebooks, "02_read", COMMON + 'LOCATION = ""\nINPUT = ""\n', place)
+    write_fake_notebook(notebooks, "03_after", COMMON, "pass")
+    images = tmp_path / "all" / "bundle" / "CXR_png"
+    images.mkdir(parents=True)
+    (images / "x.png").write_text("1")
+    mine = tmp_path / "mine.png"
+    mine.write_text("1")
+
+    def ran() -> tuple[str, ...]:
+        paths = ["LOCATION=all", "INPUT=mine.png"]
+        result = run_series("w", notebooks=notebooks, assignments=paths)
+        # Relative paths mean the same to the notebooks as to whoever runs the series.
+        assert printed(result.executed / "02_read.ipynb") == f"{tmp_path}\n"
+        return result.ran
+
+    assert ran() == ("01_before", "02_read", "03_after")
+    (tmp_path / "all" / "elsewhere.txt").touch()
+    assert ran() == ()
+    (images / "y.png").touch()
+    assert ran() == ("02_read", "03_after")
+    mine.write_text("12")
+    assert ran() == ("02_read", "03_after")
+    mine.unlink()
+    assert ran() == ("02_read", "03_after")
+
+
+def test_a_training_whose_run_is_gone_is_not_skipped(tmp_path):
+    write_fake_notebook(
+        tmp_path / "notebooks",
+        "01_train",
+        COMMON + 'RUN_NAME = "mine"\nEPOCHS = 1\n',
+        "from pathlib import Path\nrun = Path(WORKSPACE, 'runs', RUN_NAME)",
+        "run.mkdir(parents=True, exist_ok=True)\n(run / 'run.json').touch()",
+    )
+    write_fake_notebook(tmp_path / "notebooks", "02_use", COMMON + 'RUN_NAME = "mine"\n', "pass")
+
+    def ran() -> tuple[str, ...]:
+        return run_series(tmp_path / "w", notebooks=tmp_path / "notebooks").ran
+
+    assert [ran(), ran()] == [("01_train", "02_use"), ()]
+    (tmp_path / "w" / "runs" / "mine" / "run.json").unlink()
+    assert ran() == ("01_train",)
 
 
 def test_the_kernel_is_the_running_python_whatever_python3_is_registered(
@@ -200,11 +251,20 @@ def test_two_tagged_cells_stop_the_series_before_it_starts(fake, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_the_outcome_names_report_notebooks_and_headline(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("split", "title"),
+    [("test", "Test images"), ("val", "Validation images"), (None, "Scored images")],
+)
+@pytest.mark.parametrize("outcome", ["ran", "skipped"])
+def test_the_outcome_names_report_notebooks_and_headline(tmp_path, capsys, split, title, outcome):
     workspace = series.open_workspace(tmp_path / "w")
-    result = series.SeriesResult(workspace, tmp_path / "executed", (), ())
-    series._print_outcome(result)
-    assert capsys.readouterr().out == f"Executed notebooks: {tmp_path / 'executed'}\n"
+    steps = {"ran": (), "skipped": ()}
+    only = f"Executed notebooks: {tmp_path / 'executed'}\n"
+    evaluated = series.SeriesResult(
+        workspace, tmp_path / "executed", **(steps | {outcome: (find_steps()[6].name,)})
+    )
+    series._print_outcome(evaluated)
+    assert capsys.readouterr().out == only
     rows = [
         {"model": "unet", "stage": stage, "region": "both", "group": "all", "metric": metric}
         | {"n": 141, "patients": 140, "mean": mean, "low": 0.95, "high": 0.97, "empty": 0}
@@ -212,11 +272,16 @@ def test_the_outcome_names_report_notebooks_and_headline(tmp_path, capsys):
         for metric in METRICS
     ]
     workspace.reports.mkdir()
+    write_json(workspace.reports / "summary.json", {"inputs": {"split": split} if split else {}})
     pd.DataFrame(rows).to_csv(workspace.reports / "summary.csv", index=False)
-    series._print_outcome(result)
+    series._print_outcome(evaluated)
     out = capsys.readouterr().out
+    assert f"\n{title}, after post-processing" in out
     assert "0.961 [0.950, 0.970]" in out
     assert str(workspace.reports) in out
+    # A report of an earlier call is none of this one's business.
+    series._print_outcome(series.SeriesResult(workspace, tmp_path / "executed", ("x",), ()))
+    assert capsys.readouterr().out == only
 
 
 @pytest.mark.parametrize(

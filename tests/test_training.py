@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from lungseg_utils.callbacks import Checkpointing, EpochClock
@@ -90,15 +92,18 @@ class InterruptionError(Exception):
     pass
 
 
-def test_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(tmp_path, monkeypatch):
+def test_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(
+    tmp_path, monkeypatch, every_epoch_checkpointed
+):
     config = tiny_config(augmentation=Augmentation(), schedule="cosine", model_options=COMPARABLE)
     undisturbed = train(config, TRAIN, VAL, tmp_path / "undisturbed")
+    started = Checkpointing.on_epoch_begin
     monkeypatch.setattr(
         Checkpointing, "on_epoch_begin", lambda self, epoch, logs=None: _break_in(2, epoch)
     )
     with pytest.raises(InterruptionError):
         train(config, TRAIN, VAL, tmp_path / "interrupted")
-    monkeypatch.undo()
+    monkeypatch.setattr(Checkpointing, "on_epoch_begin", started)
 
     resumed = train(config, TRAIN, VAL, tmp_path / "interrupted")
 
@@ -114,12 +119,18 @@ def _break_in(wanted: int, epoch: int) -> None:
         raise InterruptionError
 
 
+@pytest.fixture
+def every_epoch_checkpointed(monkeypatch):
+    monkeypatch.setattr("lungseg_utils.callbacks.CHECKPOINT_SECONDS", 0)
+
+
 def test_raised_epochs_go_on_and_lowered_ones_are_refused(tmp_path):
     train(tiny_config(epochs=1), TRAIN, VAL, tmp_path / "unet")
 
     longer = train(tiny_config(epochs=2), TRAIN, VAL, tmp_path / "unet")
 
     assert list(longer.history["epoch"]) == [1, 2]
+    assert longer.record["epochs_raised_after"] == [1]
     with pytest.raises(StaleOutputError, match="EPOCHS was 2, now 1"):
         train(tiny_config(epochs=1), TRAIN, VAL, tmp_path / "unet")
 
@@ -152,6 +163,9 @@ def test_overwrite_starts_anew(tmp_path):
 
     assert run.config.seed == 5
     assert len(run.history) == 1
+    before = (run.folder / LAST).stat().st_mtime_ns
+    train(tiny_config(epochs=1, seed=5), TRAIN, VAL, run.folder, overwrite=True)
+    assert (run.folder / LAST).stat().st_mtime_ns == before
 
 
 def test_training_stops_when_patience_runs_out(tmp_path):
@@ -303,30 +317,27 @@ def test_the_other_networks_train_resume_and_predict_by_the_same_call(
 
 def test_two_devices_train_as_one(tmp_path):
     # Logical devices are set before TensorFlow starts, so this runs in a process of its own.
-    import subprocess
-    import sys
-
     script = """
 import sys
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.test_training import TRAIN, VAL, tiny_config
+from tests.test_training import COMPARABLE, TRAIN, VAL, tiny_config
 from lungseg_utils.training import train
-run = train(tiny_config(distribute="mirrored", epochs=2), TRAIN, VAL, sys.argv[1])
-print("losses", list(run.history["loss"]))
-assert tf.config.list_logical_devices("CPU").__len__() == 2
+options = {**COMPARABLE, "dropout": 0.0}
+for name in ("none", "mirrored"):
+    config = tiny_config(distribute=name, epochs=2, model_options=options)
+    train(config, TRAIN, VAL, f"{sys.argv[1]}/{name}")
+assert len(tf.config.list_logical_devices("CPU")) == 2
 """
     result = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "unet")],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
     )
 
     assert result.returncode == 0, result.stderr
-    record = json.loads((tmp_path / "unet" / "run.json").read_text())
-    assert record["epochs_run"] == 2
+    one, two = (pd.read_csv(tmp_path / name / "history.csv") for name in ("none", "mirrored"))
+    columns = ["loss", "val_loss"]
+    np.testing.assert_allclose(one[columns], two[columns], rtol=1e-3)
 
 
 def test_prediction_file_follows_the_run_and_is_not_made_twice(trained):
@@ -369,6 +380,33 @@ def test_damaged_weights_are_refused(tmp_path):
 
     with pytest.raises(LungsegError, match=r"best\.weights\.h5"):
         run.load_model()
+
+
+def test_tensorboard_writes_into_the_run_where_it_is_installed(tmp_path, monkeypatch):
+    made = []
+
+    class Recording(keras.callbacks.Callback):
+        def __init__(self, log_dir):
+            super().__init__()
+            made.append(log_dir)
+
+    monkeypatch.setattr("lungseg_utils.training.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(keras.callbacks, "TensorBoard", Recording)
+
+    train(tiny_config(epochs=1), TRAIN, VAL, tmp_path / "unet", tensorboard=True)
+
+    assert made == [str(tmp_path / "unet" / "tensorboard")]
+
+
+def test_a_run_goes_on_in_its_own_precision_on_another_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr("lungseg_utils.training.resolve_precision", lambda wanted: "mixed_float16")
+    train(tiny_config(epochs=1), TRAIN, VAL, tmp_path / "unet")
+    monkeypatch.setattr("lungseg_utils.training.resolve_precision", lambda wanted: "float32")
+
+    run = train(tiny_config(epochs=2), TRAIN, VAL, tmp_path / "unet")
+
+    assert run.record["dtype_policy"] == "mixed_float16"
+    assert len(run.history) == 2
 
 
 def test_tensorboard_is_left_out_with_a_word_where_it_is_not_installed(

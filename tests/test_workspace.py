@@ -93,7 +93,7 @@ def test_every_stage_has_its_place():
         workspace.runs: "/drive/runs",
         workspace.run("unet"): "/drive/runs/unet",
         workspace.reports: "/drive/reports",
-        workspace.segmented: "/drive/segmented",
+        workspace.segmented("unet"): "/drive/segmented/unet",
         workspace.cleaned: "/drive/cleaned",
     }
     assert {str(place): expected for place, expected in places.items()} == {
