@@ -151,7 +151,8 @@ def run_series(
                     if not done:
                         record_path.unlink(missing_ok=True)
                         _execute(step, executed_copy, kernel)
-                        write_json(record_path, record)
+                        # The time makes the steps after it run again, too.
+                        write_json(record_path, record | {"finished": time.time_ns()})
                     finish("already done, skipped" if done else None)
                 outcome["skipped" if done else "ran"].append(step.name)
             previous = digest_of(read_json(record_path)) if record_path.is_file() else ""
@@ -201,7 +202,9 @@ def _package_digest() -> str:
 
 
 def _is_done(record_path: Path, executed: Path, record: dict[str, object]) -> bool:
-    return executed.is_file() and record_path.is_file() and read_json(record_path) == record
+    if not (executed.is_file() and record_path.is_file()):
+        return False
+    return {**read_json(record_path), "finished": None} == {**record, "finished": None}
 
 
 def _execute(step: Step, output: Path, kernel: str) -> None:
