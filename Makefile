@@ -5,7 +5,7 @@
 # make set-repository URL=…  the repository's address in badges, notebooks and README
 # make clean                 removes .venv and caches; the workspace stays
 #
-# PYTHON=… names the Python to install with; else 3.13 where there is one, else one from 3.11 up.
+# PYTHON=… names the Python to install with; else 3.13, 3.12 or 3.11, the newest that is there.
 
 READY := .venv/ready$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 CONSTRAINTS := tests/constraints-colab.txt
@@ -40,8 +40,9 @@ lint: $(READY)
 test: lint
 	.venv/bin/python -m pytest
 
-set-repository: $(READY)
-	.venv/bin/python -m lungseg_utils.repository "$(URL)"
+# Needs no library, so nothing is installed for it.
+set-repository:
+	@python=$$(.ci/find_python "$(PYTHON)") && "$$python" -m lungseg_utils.repository "$(URL)"
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis

@@ -37,7 +37,8 @@ def missing_parts() -> list[tuple[str, str]]:
     missing = []
     if not all(importlib.util.find_spec(module) for module in ("venv", "ensurepip")):
         missing.append((f"the module ensurepip of {sys.executable}", "python3-venv"))
-    missing += [(f"the command {name}", name) for name in ("git", "make") if not shutil.which(name)]
+    if not shutil.which("git"):
+        missing.append(("the command git", "git"))
     if platform.system() == "Linux":
         missing += [
             (f"the library {library} (OpenCV needs it)", debian_package(package))

@@ -63,10 +63,26 @@ def test_a_shim_that_does_not_start_is_passed_over_for_pyenv_s_own(machine):
     assert machine.find().stdout.strip() == str(wanted)
 
 
-def test_without_3_13_any_from_3_11_up_is_taken(machine):
-    machine.add_python(machine.programs / "python3", (3, 10))
-    wanted = machine.add_python(machine.programs / "python3.11", (3, 11))
+@pytest.mark.parametrize("other", [(3, 10), (3, 11), (3, 14)])
+def test_without_3_13_comes_3_12_and_then_3_11_whatever_python3_is(machine, other):
+    machine.add_python(machine.programs / "python3", other)
+    older = machine.add_python(machine.programs / "python3.11", (3, 11))
+    assert machine.find().stdout.strip() == str(older)
+    newer = machine.add_python(machine.pyenv / "versions" / "3.12.9" / "bin" / "python", (3, 12))
+    assert machine.find().stdout.strip() == str(newer)
+
+
+def test_python3_is_taken_where_it_is_one_of_these(machine):
+    wanted = machine.add_python(machine.programs / "python3", (3, 12))
     assert machine.find().stdout.strip() == str(wanted)
+
+
+def test_only_a_newer_python_is_refused_with_its_version_named(machine):
+    machine.add_python(machine.programs / "python3", (3, 14))
+    done = machine.find()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Received: python3 is Python 3.14" in done.stderr
+    assert "TensorFlow" in done.stderr
 
 
 def test_the_python_asked_for_wins_or_is_refused(machine):
@@ -101,7 +117,7 @@ def test_what_is_missing_is_named_with_its_debian_package(check_machine, monkeyp
     monkeypatch.setattr(check_machine, "debian_package", lambda package: package)
     assert check_machine.main() == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith("apt-get install python3-venv git make libgl1 libglib2.0-0")
+    assert last.endswith("apt-get install python3-venv git libgl1 libglib2.0-0")
 
 
 @pytest.mark.parametrize(
@@ -142,6 +158,15 @@ def test_demo_and_test_share_one_environment_and_a_named_python_gets_its_own_sta
     named = make("demo", "--always-make", "PYTHON=/opt/python3.12").stdout
     assert '.ci/find_python "/opt/python3.12"' in named
     assert "touch .venv/ready-_opt_python3.12\n" in named
+
+
+def test_setting_the_repository_s_address_installs_nothing(tmp_path):
+    commands = make("set-repository", "--always-make", "URL=https://github.com/a/b").stdout
+    assert "lungseg_utils.repository" in commands
+    assert "pip" not in commands
+    # -S: without the installed libraries.
+    command = [sys.executable, "-S", "-m", "lungseg_utils.repository", "--help"]
+    subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True)
 
 
 def test_continuous_integration_is_make_test():
