@@ -55,22 +55,35 @@ def test_papermill_example_runs(readme, folder, repository):
     assert (folder / "my_workspace" / "downloads" / "source.json").is_file()
 
 
-def test_package_examples_run_one_after_the_other(readme, folder, repository):
-    prepare = """
-from lungseg_utils import fetch, open_workspace, pair_bundle, prepare
-workspace = open_workspace("my_workspace")
-bundle = fetch("phantom", workspace, count=12, size=128)
-for size in (64, 128):
-    prepare(pair_bundle(bundle), workspace, size)
-"""
+@pytest.fixture(scope="module")
+def prepared(readme, folder, repository) -> Path:
+    """What the example of the series leaves in `my_workspace`, its trainings left out."""
+    [command] = [block for block in blocks(readme, "bash") if "lungseg_utils.series" in block]
+    python, *words = shlex.split(command.replace("recipes/", f"{repository}/recipes/"))
+    assert python == "python"
+    series = run([sys.executable, *words, "--only", "01,02,03"], folder, repository)
+    assert "03_preprocess_and_stitch … done in" in series.stdout
+    return folder / "my_workspace" / "prepared"
+
+
+def test_the_series_example_prepares_what_the_package_examples_load(readme, prepared):
+    sizes = set(re.findall(r"load_prepared\(workspace, (\d+)\)", readme))
+    assert {path.name for path in prepared.iterdir()} == sizes == {"64", "128"}
+
+
+def test_package_examples_run_one_after_the_other(readme, folder, repository, prepared):
     script = folder / "examples.py"
-    script.write_text(prepare + "\n".join(blocks(readme, "python")), encoding="utf-8")
+    script.write_text("\n".join(blocks(readme, "python")), encoding="utf-8")
 
     result = run([sys.executable, str(script)], folder, repository)
 
     assert "(256, 256, 1) float32 (256, 256)" in result.stdout
     assert "val_dice" in result.stdout and "hd95_px" in result.stdout
     assert Image.open(folder / "chest_lungs.png").size == Image.open(folder / "chest.png").size
+
+
+def test_no_placeholder_is_left_where_results_belong(readme):
+    assert "RESULTS" not in readme.split()
 
 
 def test_make_targets_and_recipes_that_the_readme_names_exist(readme, repository):
