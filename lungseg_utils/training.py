@@ -269,16 +269,14 @@ def _environment(policy: str) -> dict:
 
 
 def _git_commit() -> str:
-    """The package's commit, empty when it is not run from a checkout."""
-    with contextlib.suppress(OSError):
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return result.stdout.strip() if result.returncode == 0 else ""
+    """The package's commit, empty when it is not run from its own checkout."""
+    checkout = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(checkout), "rev-parse", "--show-toplevel", "HEAD"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        top, commit = result.stdout.splitlines()
+        # Installed into somebody's project, the enclosing repository is not this one.
+        return commit if Path(top) == checkout else ""
     return ""
 
 

@@ -139,17 +139,13 @@ def test_models_stand_side_by_side():
         np.testing.assert_array_equal(shown(axes), plots.overlap_colours(GREY, TRUE, masks[0]))
 
 
-def test_pairs_before_after_and_augmentations():
+def test_pairs_and_augmentations():
     pairs = plots.show_pairs([GREY, GREY], [TRUE, SHIFTED], ["a", "b"])
     panels = np.array(pairs.axes).reshape(3, 2)
     assert [axes.get_ylabel() for axes in panels[:, 0]] == ["X-ray", "Mask", "Overlay"]
     np.testing.assert_array_equal(shown(panels[1, 1]), 255 * SHIFTED)
     left_edge = min(outlines(panels[2, 1])[to_rgba(TRUTH)][:, 0])
     assert left_edge == 8 + 2 - 0.5
-
-    steps = plots.show_before_after([GREY], [255 - GREY], ["a"], ("Plain", "Negative"))
-    np.testing.assert_array_equal(shown(steps.axes[1]), 255 - GREY)
-    assert [axes.get_ylabel() for axes in steps.axes] == ["Plain", "Negative"]
 
     augmented = plots.show_augmentations(GREY, TRUE, [(255 - GREY, SHIFTED)] * 4, "a", columns=3)
     assert titles(augmented) == ["a", *(f"Augmented {k}" for k in range(1, 5))]

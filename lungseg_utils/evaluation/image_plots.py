@@ -62,28 +62,6 @@ def show_pairs(images: Images, masks: Images, titles: Sequence[str]) -> Figure:
     return figure
 
 
-def show_before_after(
-    before: Images,
-    after: Images,
-    titles: Sequence[str],
-    labels: tuple[str, str] = ("Before", "After"),
-) -> Figure:
-    """X-rays above, what a step makes of them below.
-
-    Args:
-        before: X-rays.
-        after: The same ones afterwards.
-        titles: Their ids.
-        labels: Names of the two rows.
-    """
-    require_same_length(before=before, after=after, titles=titles)
-    figure, axes = image_grid(2, len(before), np.shape(before[0]), titled_rows=1, row_labels=labels)
-    for column, (first, second, title) in enumerate(zip(before, after, titles, strict=True)):
-        draw_image(axes[0, column], first, title)
-        draw_image(axes[1, column], second)
-    return figure
-
-
 def show_augmentations(
     image: np.ndarray,
     mask: np.ndarray,
