@@ -183,6 +183,8 @@ def test_stopping_the_series_stops_its_kernel_and_keeps_no_record(tmp_path):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # What a shell starts in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_until((tmp_path / "w" / "started").exists)
     process.send_signal(signal.SIGINT)
