@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,26 @@ def open_workspace(path: str | Path = "", drive: str = DRIVE_MOUNT) -> Workspace
     for folder in (root, scratch):
         _make_writable(folder)
     return Workspace(root, scratch)
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse to start writing what the disk cannot hold.
+
+    Args:
+        folder: An existing folder on that disk.
+        needed: Bytes.
+        what: What is to be written, for the message.
+
+    Raises:
+        LungsegError: Less is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise LungsegError(
+            f"{what} needs {needed / 1e6:.0f} MB of free disk space.",
+            f"{free / 1e6:.0f} MB free at {folder}",
+            "Free some space, or choose a WORKSPACE on another disk.",
+        )
 
 
 def _make_writable(folder: Path) -> None:

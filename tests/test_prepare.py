@@ -4,6 +4,7 @@ import errno
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,6 +162,16 @@ def test_workers_change_nothing(pairing, workspace, tmp_path, workers):
     assert other.digest == usual.digest
     assert np.array_equal(other.images, usual.images)
     assert np.array_equal(other.masks, usual.masks)
+
+
+def test_a_full_disk_is_told_before_anything_is_written(pairing, workspace, monkeypatch):
+    usage = SimpleNamespace(free=100)
+    monkeypatch.setattr("lungseg_utils.workspace.shutil.disk_usage", lambda folder: usage)
+
+    with pytest.raises(LungsegError, match=r"(?s)Preparing 16 × 16 needs .*Free some"):
+        prepare(pairing, workspace, 16)
+    assert not workspace.prepared(16).exists()
+    assert not (workspace.scratch / "partial").exists()
 
 
 def test_an_interrupted_preparation_continues(pairing, workspace, tmp_path, monkeypatch):

@@ -16,10 +16,10 @@ from lungseg_utils.data.manifest import to_row
 from lungseg_utils.data.parallel import map_in_threads
 from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
 from lungseg_utils.records import check_reusable, digest_of, file_sha256, read_json, write_json
+from lungseg_utils.workspace import Workspace, require_space
 
 if TYPE_CHECKING:
     from lungseg_utils.data.pairing import Pair, Pairing
-    from lungseg_utils.workspace import Workspace
 
 # Raised whenever the same files would give other arrays.
 _VERSION = 1
@@ -52,7 +52,7 @@ def prepare(
     Raises:
         StaleOutputError: The folder was made from something else, and `overwrite` is off.
         ImageFileError: A file cannot be read, or a mask has another size than its X-ray.
-        LungsegError: There is no case.
+        LungsegError: There is no case, or the disk has no room for them.
     """
     pairs = sorted([*pairing.pairs, *pairing.unlabelled], key=lambda pair: pair.case.image_id)
     if not pairs:
@@ -67,6 +67,10 @@ def prepare(
     if existing is not None and not overwrite:
         _check_same(existing, record, folder)
     if existing != record:
+        # Checked first: a memory map on a full disk kills the process instead of raising.
+        for place in (workspace.scratch, workspace.root):
+            place.mkdir(parents=True, exist_ok=True)
+            require_space(place, 2 * len(pairs) * size**2, f"Preparing {size} × {size}")
         partial = workspace.scratch / "partial" / f"prepared-{size}-{record['digest'][:16]}"
         _fill(partial, pairs, size, workers)
         index = index_of([pair.case for pair in pairs], [bool(pair.masks) for pair in pairs])
