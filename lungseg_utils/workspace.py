@@ -159,8 +159,8 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise LungsegError(
-            f"{what} needs {needed / 1e6:.0f} MB of free disk space.",
-            f"{free / 1e6:.0f} MB free at {folder}",
+            f"{what} needs {needed / 1e6:.1f} MB of free disk space.",
+            f"{free / 1e6:.1f} MB free at {folder}",
             "Free some space, or choose a WORKSPACE on another disk.",
         )
 
