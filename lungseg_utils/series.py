@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 SOURCE_LINES_SHOWN = 12
+LOG = "kernels.log"
 EVALUATION = "07_evaluate"
 # Parameters that may name a file or folder whose content matters as much as its name.
 INPUT_PARAMETERS = ("LOCATION", "INPUT")
@@ -138,7 +139,9 @@ def run_series(
     folder.mkdir(parents=True, exist_ok=True)
     package, previous = _package_digest(), ""
     outcome: dict[str, list[str]] = {"ran": [], "skipped": []}
-    with own_kernel() as kernel:
+    log = folder / LOG
+    log.unlink(missing_ok=True)
+    with own_kernel(log) as kernel:
         for number, step in enumerate(planned, start=1):
             record_path = folder / f"{step.name}.json"
             if step.name in chosen:
@@ -236,7 +239,8 @@ def _execute(step: Step, output: Path, kernel: str) -> None:
             f"{step.name} must run to its end.",
             f"its Python process died ({error})",
             "Most often memory has run out: lower BATCH_SIZE or SIZE.\n"
-            f"  The notebook as far as it got: {output}",
+            f"  The notebook as far as it got: {output}\n"
+            f"  What the process wrote last: {output.parent / LOG}",
         ) from error
 
 

@@ -13,19 +13,31 @@ from lungseg_utils.records import write_json
 
 KERNEL_NAME = "lungseg-series"
 
+# Libraries write notes on the machine to the kernel's standard error; a cell shows its own errors
+# in another way. They go to a file, and the terminal keeps to the steps.
+_START = """
+import os, sys
+os.dup2(os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
+from ipykernel.kernelapp import launch_new_instance
+launch_new_instance()
+"""
+
 
 @contextmanager
-def own_kernel() -> Iterator[str]:
+def own_kernel(log: Path) -> Iterator[str]:
     """Register the running interpreter as a kernel for as long as the context lasts.
 
     A kernel called `python3` may be registered for the user and start another Python; a
     specification of our own, found first, cannot be taken for it.
 
+    Args:
+        log: File that gets what the kernels write to standard error.
+
     Yields:
         Name of the kernel.
     """
     with tempfile.TemporaryDirectory(prefix="lungseg-kernel-") as folder:
-        write_json(Path(folder) / "kernels" / KERNEL_NAME / "kernel.json", _specification())
+        write_json(Path(folder) / "kernels" / KERNEL_NAME / "kernel.json", _specification(log))
         before = os.environ.get("JUPYTER_PATH")
         os.environ["JUPYTER_PATH"] = _joined(folder, before)
         try:
@@ -37,8 +49,8 @@ def own_kernel() -> Iterator[str]:
                 os.environ["JUPYTER_PATH"] = before
 
 
-def _specification() -> dict:
-    start = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+def _specification(log: Path) -> dict:
+    start = [sys.executable, "-c", _START, str(log.resolve()), "-f", "{connection_file}"]
     return {
         # The kernel's own log holds notes on its transport; errors of cells come another way.
         "argv": [*start, "--log-level=CRITICAL"],

@@ -197,6 +197,20 @@ def test_stopping_the_series_stops_its_kernel_and_keeps_no_record(tmp_path):
     wait_until(lambda: not is_alive(kernel))
 
 
+def test_what_libraries_write_to_standard_error_stays_off_the_terminal(tmp_path, capfd):
+    write_fake_notebook(
+        tmp_path / "notebooks",
+        "01_noisy",
+        COMMON,
+        "import os\nos.write(2, b'a note of TensorFlow')",
+    )
+
+    result = run_series(tmp_path / "w", notebooks=tmp_path / "notebooks")
+
+    assert "a note of TensorFlow" not in capfd.readouterr().err
+    assert "a note of TensorFlow" in (result.executed / "kernels.log").read_text()
+
+
 def test_a_kernel_that_dies_is_told(fake, tmp_path):
     notebook = fake / "02_second.ipynb"
     text = notebook.read_text().replace(
