@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
+from lungseg_utils.devices import dtype_policy
 from tests.tiny import tiny_cases
 
 
@@ -15,16 +15,6 @@ def tiny_arrays(count: int = 4, size: int = 32, seed: int = 0) -> tuple[np.ndarr
     cases = tiny_cases(count, size, seed)
     x = cases.images[..., None].astype("float32") / 255
     return x, cases.masks[..., None].astype("float32")
-
-
-@contextlib.contextmanager
-def dtype_policy(name: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def predict(model: keras.Model, x: np.ndarray, batch_size: int = 8) -> np.ndarray:

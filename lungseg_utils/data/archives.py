@@ -18,7 +18,7 @@ from lungseg_utils.errors import DownloadError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-# The largest bundle known, Kaggle's with its second copy inside, is about 10 GB.
+# The largest bundle known, Kaggle's, holds the 4.4 GB of X-rays twice.
 LARGEST_UNPACKED_BYTES = 40 * 10**9
 MOST_FILES = 100_000
 # What zipfile lets through when bytes are wrong, and the errors of a full disk.
