@@ -76,8 +76,11 @@ def predict_images(run: Run, model, images: np.ndarray) -> np.ndarray:
     Returns:
         float32 `(N, size, size)` in [0, 1].
     """
+    import keras
+
     inputs = to_model_input(run.config.preprocessing.apply_all(np.asarray(images)))
-    return np.asarray(model.predict_on_batch(inputs), np.float32)[..., 0]
+    # Called directly: `predict` would compile anew for each split and each last, smaller batch.
+    return keras.ops.convert_to_numpy(model(inputs, training=False))[..., 0]
 
 
 def load_predictions(run_folder: Path | str, split: str) -> tuple[list[str], np.ndarray]:
