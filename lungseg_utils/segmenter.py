@@ -17,6 +17,7 @@ from lungseg_utils.evaluation.postprocess import clean_mask, to_mask
 from lungseg_utils.predict import predict_images
 from lungseg_utils.records import write_atomically
 from lungseg_utils.runs import Run, load_run
+from lungseg_utils.shipped import SHIPPED, ShippedRun, load_shipped
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 
@@ -57,25 +58,37 @@ class Segmenter:
     """A trained network, ready for X-rays of any size.
 
     Example:
-        >>> segmenter = Segmenter.load("workspace/runs/unet")  # doctest: +SKIP
+        >>> segmenter = Segmenter.load("unet")  # doctest: +SKIP
         >>> segmenter.segment("chest.png").mask.shape  # doctest: +SKIP
 
     Args:
-        run: A trained run; its size and preprocessing are replayed.
+        run: A trained run, or shipped weights; its size and preprocessing are replayed.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run | ShippedRun) -> None:
         self.run = run
         self.model = run.load_model()
 
     @classmethod
-    def load(cls, run_folder: Path | str) -> Segmenter:
-        """Load a run by its folder.
+    def load(cls, name_or_folder: Path | str = "unet") -> Segmenter:
+        """Load shipped weights by their name, or a run of one's own by its folder.
+
+        With the package come `unet`, `unetpp` and `pix2pix`, trained on X-rays of the Montgomery
+        County and Shenzhen sets, and `unet-shenzhen` and `unet-montgomery`, a U-Net of one set
+        alone. These weights are for research, not for commercial use, and no medical device: their
+        terms, and what to cite, are in `weights/LICENSE` of the package.
+
+        Args:
+            name_or_folder: One of these names as text, or `runs/<name>` of a workspace. A `Path`
+                is always a folder.
 
         Raises:
-            MissingInputError: No trained run is there.
+            MissingInputError: No trained run, or no shipped file, is there.
+            LungsegError: The text is neither a name nor a folder, or the weights are damaged.
         """
-        return cls(load_run(run_folder))
+        if isinstance(name_or_folder, str) and _is_name(name_or_folder):
+            return cls(load_shipped(name_or_folder))
+        return cls(load_run(name_or_folder))
 
     def segment(self, image: Path | str | np.ndarray) -> Segmentation:
         """Find the lungs in an X-ray.
@@ -163,6 +176,11 @@ def list_images(folder: Path | str) -> list[Path]:
             "Pass the path of your X-rays; in Colab, upload them with the folder pane first.",
         )
     return images
+
+
+def _is_name(text: str) -> bool:
+    # A single word that is no folder can only be a name, if a misspelt one.
+    return text in SHIPPED or (Path(text).name == text and not Path(text).exists())
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

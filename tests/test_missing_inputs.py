@@ -1,10 +1,11 @@
-"""Opened out of order, every notebook names the one to run first."""
+"""Opened out of order, a notebook names the one to run first, or needs none."""
 
 from __future__ import annotations
 
 import pytest
 
 from lungseg_utils.series import FailedStepError, run_series
+from lungseg_utils.shipped import INDEX, WEIGHTS
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.slow
         ("05", "03_preprocess_and_stitch"),
         ("06", "03_preprocess_and_stitch"),
         ("07", "03_preprocess_and_stitch"),
-        ("08", "03_preprocess_and_stitch"),
+        ("08", "04_train_unet"),
     ],
 )
 def test_a_notebook_without_its_input_names_the_one_to_run_first(
@@ -28,3 +29,15 @@ def test_a_notebook_without_its_input_names_the_one_to_run_first(
 
     assert f"Run notebook {named}" in str(failed.value)
     assert list((tmp_path / "executed").glob(f"{number}_*.ipynb"))
+
+
+@pytest.mark.skipif(
+    not (WEIGHTS / INDEX).is_file(), reason="no weights have been shipped yet: no weights.json"
+)
+def test_notebook_08_segments_without_any_other_having_run(tmp_path):
+    run_series(tmp_path, only=["08"])
+
+    segmented = tmp_path / "segmented" / "shipped-unet"
+    masks = sorted(path.name for path in (segmented / "masks").iterdir())
+    assert masks == [f"drawn_{number}_mask.png" for number in range(4)]
+    assert (segmented / "segmented.csv").is_file()

@@ -15,8 +15,11 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import lungseg_utils
 from lungseg_utils.data.manifest import count_splits, default_manifest_path, load_manifest
+from lungseg_utils.shipped import WEIGHTS
 cases = load_manifest()
-places = [lungseg_utils.__file__, str(default_manifest_path())]
+terms = WEIGHTS / "LICENSE"
+assert terms.is_file()
+places = [lungseg_utils.__file__, str(default_manifest_path()), str(terms)]
 print(json.dumps([places, len(cases), count_splits(cases), cases[0].image_id]))
 """
 
@@ -37,6 +40,9 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel, reposi
     modules = {f"lungseg_utils/{path.relative_to(package)}" for path in package.rglob("*.py")}
     assert modules <= names
     assert {"lungseg_utils/data_manifest.csv", "lungseg_utils/data/known_facts.csv"} <= names
+    weights = {path.name for path in (package / "weights").iterdir()}
+    assert "LICENSE" in weights
+    assert {f"lungseg_utils/weights/{name}" for name in weights} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"lungseg_utils"}
 
 
@@ -62,7 +68,7 @@ def test_installed_elsewhere_it_loads_its_own_manifest(wheel, tmp_path):
     done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     places, count, splits, first = json.loads(done.stdout)
-    assert [Path(place).is_relative_to(site) for place in places] == [True, True]
+    assert [Path(place).is_relative_to(site) for place in places] == [True, True, True]
     assert count == 800
     assert splits == {"train": 498, "val": 58, "test": 141, "excluded": 7, "unlabelled": 96}
     assert first == "CHNCXR_0001_0"

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lungseg_utils import segmenter as module
 from lungseg_utils.config import TrainingConfig
 from lungseg_utils.data.augmentation import NONE
-from lungseg_utils.errors import ImageFileError, MissingInputError
+from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
 from lungseg_utils.segmenter import Segmentation, Segmenter, list_images
+from lungseg_utils.shipped import load_shipped, ship
 from lungseg_utils.training import train
 from tests.tiny import tiny_cases
 
@@ -107,3 +109,31 @@ def test_empty_folder_and_wrong_path_are_named(tmp_path):
 def test_missing_run_names_the_notebook(tmp_path):
     with pytest.raises(MissingInputError, match="04_train_unet"):
         Segmenter.load(tmp_path / "unet")
+
+
+def test_a_name_loads_shipped_weights_and_a_path_a_run(segmenter, xray, tmp_path, monkeypatch):
+    weights = tmp_path / "weights"
+    ship(segmenter.run, "unet", weights)
+    monkeypatch.setattr(module, "load_shipped", lambda name: load_shipped(name, weights))
+    # A folder of that name, wherever Python happens to stand, is not meant.
+    (tmp_path / "unet").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    shipped = Segmenter.load("unet")
+
+    assert shipped.run.record["file"] == "unet.npz"
+    expected = segmenter.segment(xray[0]).probability
+    np.testing.assert_allclose(shipped.segment(xray[0]).probability, expected, atol=5e-3)
+    assert Segmenter.load().run.record == shipped.run.record
+    with pytest.raises(MissingInputError, match="04_train_unet"):
+        Segmenter.load(tmp_path / "unet")
+    assert Segmenter.load(str(segmenter.run.folder)).run == segmenter.run
+
+
+def test_a_word_that_is_neither_a_name_nor_a_folder_gets_the_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LungsegError, match="unet, unetpp, pix2pix"):
+        Segmenter.load("u-net")
+    (tmp_path / "u-net").mkdir()
+    with pytest.raises(MissingInputError, match="04_train_unet"):
+        Segmenter.load("u-net")

@@ -1,0 +1,382 @@
+"""Weights that travel with the package: what is exported is what is loaded, or nothing is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungseg_utils import shipped
+from lungseg_utils.config import TrainingConfig
+from lungseg_utils.data.augmentation import NONE
+from lungseg_utils.data.phantom import render_phantom
+from lungseg_utils.errors import LungsegError, MissingInputError
+from lungseg_utils.evaluation.metrics import dice
+from lungseg_utils.models.registry import build_model
+from lungseg_utils.predict import predict_images
+from lungseg_utils.records import write_json
+from lungseg_utils.runs import Run
+from lungseg_utils.segmenter import Segmenter
+from lungseg_utils.shipped import LIMIT, SHIPPED, WEIGHTS, load_shipped, main, ship
+from lungseg_utils.training import train
+from tests.tiny import tiny_cases
+
+OPTIONS = {
+    "unet": {"base_filters": 4, "depth": 2, "normalisation": "batch"},
+    "unetpp": {"base_filters": 4, "depth": 2},
+    "pix2pix": {"base_filters": 4, "discriminator_filters": 4},
+}
+# What the shipped networks, which never saw a phantom, reach on each of these at least.
+PHANTOM_SEEDS = (0, 1, 2)
+PHANTOM_DICE = 0.85
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Run]:
+    """A U-Net trained for a few steps; of the other networks, what their training begins with."""
+    folder = tmp_path_factory.mktemp("runs")
+    unet, *others = (
+        TrainingConfig(
+            model=name,
+            size=32,
+            model_options=options,
+            learning_rate=0.01,
+            batch_size=4,
+            epochs=2,
+            augmentation=NONE,
+        )
+        for name, options in OPTIONS.items()
+    )
+    trained = train(unet, tiny_cases(8), tiny_cases(2, seed=1, split="val"), folder / "unet")
+    return {"unet": trained} | {
+        config.model: untrained_run(config, folder / config.model, trained.record)
+        for config in others
+    }
+
+
+def untrained_run(config: TrainingConfig, folder: Path, record: dict) -> Run:
+    folder.mkdir()
+    run = Run(folder, config, record | {"config": config.to_dict()})
+    build_model(config.model, config.size, config.model_options).save_weights(run.best_weights)
+    return run
+
+
+@pytest.fixture
+def folder(runs, tmp_path) -> Path:
+    """The U-Net's weights, shipped."""
+    ship(runs["unet"], "unet", tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def vouch(folder: Path, content: bytes, name: str = "unet") -> None:
+    """Replace a file of weights, and the digest that it must have."""
+    (folder / f"{name}.npz").write_bytes(content)
+    index = json.loads((folder / "weights.json").read_text())
+    index[name] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    write_json(folder / "weights.json", index)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_shipped_weights_predict_what_the_run_predicts(runs, name, tmp_path):
+    run = runs[name]
+    path = ship(run, name, tmp_path)
+    loaded = load_shipped(name, tmp_path)
+    images = tiny_cases(4, seed=5).images
+
+    expected = predict_images(run, run.load_model(), images)
+    untouched = build_model(name, 32, OPTIONS[name])
+    found = predict_images(loaded, loaded.load_model(), images)
+
+    assert path == tmp_path / f"{name}.npz"
+    assert (loaded.name, loaded.config) == (name, run.config)
+    assert np.abs(expected - predict_images(run, untouched, images)).max() > 0.05
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+def test_kernels_are_halved_and_what_normalisations_learnt_is_not(runs, folder):
+    with np.load(folder / "unet.npz", allow_pickle=False) as arrays:
+        stored = dict(arrays)
+    model = runs["unet"].load_model()
+
+    assert list(stored) == [variable.path for variable in model.weights]
+    assert {(array.ndim >= 2, array.dtype.name) for array in stored.values()} == {
+        (True, "float16"),
+        (False, "float32"),
+    }
+    statistics = model.get_layer("encoder0_norm1").moving_variance.numpy()
+    np.testing.assert_array_equal(stored["encoder0_norm1/moving_variance"], statistics)
+
+
+def test_of_pix2pix_the_generator_alone_is_kept(runs, tmp_path):
+    ship(runs["pix2pix"], "pix2pix", tmp_path)
+
+    loaded = load_shipped("pix2pix", tmp_path)
+
+    generator = runs["pix2pix"].load_model().generator
+    assert list(loaded.arrays) == [variable.path for variable in generator.weights]
+    assert loaded.record["parameters"] == generator.count_params()
+
+
+def test_the_index_tells_what_was_shipped_and_where_it_comes_from(runs, folder):
+    ship(runs["unet"], "unet-shenzhen", folder)
+    ship(runs["unetpp"], "unetpp", folder)
+
+    index = json.loads((folder / "weights.json").read_text())
+
+    assert list(index) == ["unet", "unetpp", "unet-shenzhen"]
+    entry, run, content = index["unet"], runs["unet"], (folder / "unet.npz").read_bytes()
+    assert (entry["file"], entry["bytes"]) == ("unet.npz", len(content))
+    assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+    assert entry["parameters"] == run.load_model().count_params()
+    assert TrainingConfig.from_dict(entry["config"]) == run.config
+    assert entry["data"] == {
+        "train_digest": "0-train-32",
+        "train_cases": 8,
+        "val_digest": "1-val-32",
+        "val_cases": 2,
+    }
+    assert entry["best_val_dice"] == pytest.approx(run.history["val_dice"].max(), abs=1e-6)
+    assert entry["epochs_run"] == 2 and entry["best_epoch"] in (1, 2)
+    assert entry["training_seconds"] > 0
+    assert entry["versions"]["keras"] and entry["backend"] == "tensorflow"
+    assert entry["dtype_policy"] == "float32" and "git_commit" in entry
+    assert {path.name for path in folder.iterdir()} == {
+        *("unet.npz", "unetpp.npz", "unet-shenzhen.npz", "weights.json")
+    }
+
+
+def test_a_flipped_byte_is_refused(folder):
+    content = bytearray((folder / "unet.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "unet.npz").write_bytes(content)
+
+    with pytest.raises(LungsegError, match="SHA-256"):
+        load_shipped("unet", folder)
+
+
+def test_a_truncated_file_is_refused_and_its_sizes_are_named(folder):
+    content = (folder / "unet.npz").read_bytes()
+    (folder / "unet.npz").write_bytes(content[:1000])
+
+    with pytest.raises(LungsegError, match=rf"of 1000 bytes, not [0-9a-f]+ of {len(content)}\n"):
+        load_shipped("unet", folder)
+    # Even when the index was altered with it.
+    vouch(folder, content[:1000])
+    with pytest.raises(LungsegError, match=r"whole \.npz file"):
+        load_shipped("unet", folder)
+
+
+class Payload:
+    """Unpickled, it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickled_array_is_refused_and_never_executed(folder, tmp_path):
+    trap = tmp_path / "executed"
+    with (tmp_path / "pickled.npz").open("wb") as file:
+        np.savez(file, **{"probability/kernel": np.array([Payload(trap)], dtype=object)})
+    vouch(folder, (tmp_path / "pickled.npz").read_bytes())
+
+    with pytest.raises(LungsegError, match="plain arrays"):
+        load_shipped("unet", folder)
+
+    assert not trap.exists()
+    # The payload is live: NumPy's own reader would have run it.
+    with np.load(tmp_path / "pickled.npz", allow_pickle=True) as arrays:
+        _ = arrays["probability/kernel"]
+    assert trap.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04N.", b"\x93NUMPY\x01\x00"])
+def test_what_is_no_npz_is_refused(folder, content):
+    vouch(folder, content)
+    with pytest.raises(LungsegError, match="plain arrays"):
+        load_shipped("unet", folder)
+
+
+def test_a_single_array_is_no_npz(folder, tmp_path):
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    vouch(folder, (tmp_path / "array.npy").read_bytes())
+    with pytest.raises(LungsegError, match="plain arrays"):
+        load_shipped("unet", folder)
+
+
+def test_arrays_of_another_network_are_refused(runs, folder):
+    other = ship(runs["unetpp"], "unetpp", folder)
+    vouch(folder, other.read_bytes())
+
+    with pytest.raises(LungsegError, match=r"node0_0_conv1/kernel is .* in the file, .*absent"):
+        load_shipped("unet", folder).load_model()
+
+
+@pytest.mark.parametrize("change", ["wider", "missing", "extra"])
+def test_the_first_differing_array_is_named(folder, tmp_path, change):
+    with np.load(folder / "unet.npz", allow_pickle=False) as arrays:
+        stored = dict(arrays)
+    if change == "wider":
+        stored["encoder0_conv2/kernel"] = np.zeros((3, 3, 4, 5), np.float16)
+        stored["probability/bias"] = np.zeros(2, np.float32)
+        said = r"encoder0_conv2/kernel is \[3, 3, 4, 5\] in the file, \[3, 3, 4, 4\] in the network"
+    elif change == "missing":
+        del stored["probability/bias"]
+        said = r"probability/bias is \(absent\) in the file, \[1\] in the network"
+    else:
+        stored["another/kernel"] = np.zeros(2, np.float32)
+        said = r"another/kernel is \[2\] in the file, \(absent\) in the network"
+    with (tmp_path / "changed.npz").open("wb") as file:
+        np.savez(file, **stored)
+    vouch(folder, (tmp_path / "changed.npz").read_bytes())
+
+    with pytest.raises(LungsegError, match=said):
+        load_shipped("unet", folder).load_model()
+
+
+@pytest.mark.parametrize("name", ["resnet", "", "../unet", "unet.npz"])
+def test_an_unknown_name_is_refused(runs, folder, name):
+    before = contents(folder)
+    with pytest.raises(LungsegError, match="unet-montgomery"):
+        load_shipped(name, folder)
+    with pytest.raises(LungsegError, match="unet-montgomery"):
+        ship(runs["unet"], name, folder)
+    assert contents(folder) == before
+
+
+def test_weights_that_are_not_there_are_named(folder, tmp_path):
+    with pytest.raises(MissingInputError, match="no entry for unetpp"):
+        load_shipped("unetpp", folder)
+    with pytest.raises(MissingInputError, match="no entry for unet in"):
+        load_shipped("unet", tmp_path / "nowhere")
+    (folder / "unet.npz").unlink()
+    with pytest.raises(MissingInputError, match=r"no unet\.npz in"):
+        load_shipped("unet", folder)
+
+
+def test_a_file_over_the_limit_is_refused_and_nothing_is_written(runs, folder, tmp_path):
+    before = contents(folder)
+    size = len(before["unet.npz"])
+
+    with pytest.raises(LungsegError, match=f"at most {size - 1:,} bytes"):
+        ship(runs["unet"], "unet", folder, limit=size - 1)
+    with pytest.raises(LungsegError, match="fewer BASE_FILTERS"):
+        ship(runs["unet"], "unet", tmp_path / "new", limit=size - 1)
+
+    assert contents(folder) == before
+    assert not (tmp_path / "new").exists()
+    ship(runs["unet"], "unet", folder, limit=size)
+    assert contents(folder) == before
+
+
+def test_a_run_under_another_network_s_name_is_refused(runs, folder):
+    with pytest.raises(LungsegError, match="called unetpp are of a unetpp"):
+        ship(runs["unet"], "unetpp", folder)
+    with pytest.raises(LungsegError, match="called unet-shenzhen are of a unet"):
+        ship(runs["unetpp"], "unet-shenzhen", folder)
+
+
+def test_an_unfinished_run_is_refused(runs, tmp_path):
+    run = runs["unet"]
+    unfinished = {key: value for key, value in run.record.items() if key != "best_epoch"}
+    with pytest.raises(LungsegError, match=r"run\.json without best_epoch"):
+        ship(Run(run.folder, run.config, unfinished), "unet", tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_weights_beyond_half_precision_are_refused(runs, tmp_path):
+    run = runs["unet"]
+    shutil.copytree(run.folder, tmp_path / "unet")
+    model = run.load_model()
+    kernel = model.get_layer("probability").kernel
+    kernel.assign(np.full(kernel.shape, 7e4, np.float32))
+    model.save_weights(tmp_path / "unet" / "best.weights.h5")
+
+    with pytest.raises(LungsegError, match="probability/kernel reaches 70000"):
+        ship(Run(tmp_path / "unet", run.config, run.record), "unet", tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_an_interrupted_export_is_never_taken_for_whole(runs, folder, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(shipped, "write_json", fail)
+    with pytest.raises(OSError, match="disk full"):
+        ship(runs["unetpp"], "unetpp", folder)
+
+    with pytest.raises(MissingInputError, match="no entry for unetpp"):
+        load_shipped("unetpp", folder)
+    assert not list(folder.glob(".partial-*"))
+    load_shipped("unet", folder)
+
+
+def test_the_command_ships_a_run_or_says_why_not(runs, tmp_path, monkeypatch, capsys):
+    exported = []
+    monkeypatch.setattr(
+        shipped, "ship", lambda run, name: exported.append(ship(run, name, tmp_path)) or exported[0]
+    )
+
+    assert main([str(runs["unet"].folder), "unet"]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'unet.npz'}: ")
+    assert load_shipped("unet", tmp_path).config == runs["unet"].config
+    assert main([str(tmp_path / "nowhere"), "unet"]) == 2
+    assert "must be trained before" in capsys.readouterr().err
+    assert main([str(runs["unet"].folder), "resnet"]) == 2
+    assert "Correct the name" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def index() -> dict:
+    """The index of the weights that come with the package."""
+    if not (WEIGHTS / "weights.json").is_file():
+        pytest.skip(
+            "no weights have been shipped yet: lungseg_utils/weights/weights.json is absent"
+        )
+    return json.loads((WEIGHTS / "weights.json").read_text(encoding="utf-8"))
+
+
+def test_every_shipped_network_is_there_whole_and_small(index):
+    assert list(index) == list(SHIPPED)
+    assert {path.name for path in WEIGHTS.glob("*.npz")} == {f"{name}.npz" for name in SHIPPED}
+    for name, entry in index.items():
+        content = (WEIGHTS / entry["file"]).read_bytes()
+        assert entry["file"] == f"{name}.npz"
+        assert len(content) == entry["bytes"] <= LIMIT == 10_000_000
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"]
+        assert entry["config"]["model"] == name.partition("-")[0]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_networks_find_the_lungs_of_a_phantom(index, name):
+    segmenter = Segmenter.load(name)
+    for seed in PHANTOM_SEEDS:
+        image, (left, right) = render_phantom(np.random.default_rng(seed), (480, 512))
+
+        result = segmenter.segment(image)
+
+        assert result.mask.shape == (512, 480)
+        assert dice(result.mask, left | right) > PHANTOM_DICE, seed
+
+
+def test_the_terms_stand_beside_the_weights():
+    terms = " ".join((WEIGHTS / "LICENSE").read_text(encoding="utf-8").split())
+    for said in (
+        "not for commercial use",
+        "not a medical device",
+        "CC BY-NC-SA 4.0",
+        "10.1109/TMI.2013.2284099",
+        "10.1109/TMI.2013.2290491",
+        "1803.01199",
+    ):
+        assert said in terms
