@@ -199,7 +199,8 @@ def _has_run(step: Step, workspace: Workspace) -> bool:
 
 def _package_digest() -> str:
     package = Path(__file__).resolve().parent
-    files = sorted([*package.rglob("*.py"), *package.rglob("*.csv")])
+    patterns = ("*.py", "*.csv", "weights/weights.json")
+    files = sorted(path for pattern in patterns for path in package.rglob(pattern))
     files += [path for path in [package.parent / "data_manifest.csv"] if path.is_file()]
     return digest_of([[path.name, file_sha256(path)] for path in files])
 

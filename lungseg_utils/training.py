@@ -96,7 +96,7 @@ def train(
     if (folder / LAST).is_file():
         progress = restore_checkpoint(folder / LAST, model)
         print(f"Going on after epoch {progress.epoch}.")
-    record |= _environment(policy)
+    record |= {"sources": sorted(set(train_cases.index["source"])), **_environment(policy)}
     write_json(folder / RECORD, record)
     if progress.epoch < config.epochs and not progress.stopped_early:
         _fit(model, config, train_batches, val_batches, folder, progress, tensorboard)
