@@ -9,9 +9,21 @@ import skimage.transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungseg_utils.data.augmentation import NONE, Augmentation
+from lungseg_utils.data import effects
+from lungseg_utils.data.augmentation import (
+    EFFECTS,
+    FLIP,
+    MILD,
+    NONE,
+    PRESETS,
+    STRONG,
+    Augmentation,
+    get_augmentation,
+)
 from lungseg_utils.errors import LungsegError
 
+# The strong augmentation's moves, without a change of level.
+GEOMETRY = replace(STRONG, brightness=0, contrast=0, gamma=0, invert=0, effects=0)
 SIZE = 96
 # Far enough from each other and from the frame to stay apart and inside: x and y in pixels.
 DOTS = np.array([[34.0, 36.0], [62.0, 40.0], [44.0, 63.0]])
@@ -90,8 +102,28 @@ def test_shift_moves_along_both_axes_both_ways():
     assert np.abs(shifts).max() <= limit
 
 
-def test_everything_together_is_one_similarity():
-    options = Augmentation(padding=0, brightness=0, contrast=0, gamma=0, rotation=8, shift=0.03)
+def test_stretch_changes_the_proportions_both_ways_and_keeps_the_area():
+    proportions = []
+    for seed in SEEDS:
+        matrix, shift = affine_found_in(replace(NONE, stretch=0.2), seed)
+        assert np.allclose(matrix, np.diag(np.diag(matrix)), atol=0.01)
+        assert np.linalg.det(matrix) == pytest.approx(1, abs=0.02)
+        assert np.allclose(shift, 0, atol=0.15)
+        proportions.append(matrix[0, 0] / matrix[1, 1])
+    assert 0.79 <= min(proportions) < 0.93
+    assert 1.07 < max(proportions) <= 1.21
+
+
+def test_stretch_and_zoom_multiply():
+    for seed in SEEDS:
+        matrix, _ = affine_found_in(replace(NONE, stretch=0.2, zoom=0.2), seed)
+        zoomed, _ = affine_found_in(replace(NONE, zoom=0.2), seed)
+        assert np.linalg.det(matrix) == pytest.approx(np.linalg.det(zoomed), abs=0.02)
+        assert np.allclose(matrix, np.diag(np.diag(matrix)), atol=0.01)
+
+
+def test_everything_but_stretch_is_one_similarity():
+    options = replace(GEOMETRY, stretch=0, padding=0, rotation=8, zoom=0.15, shift=0.03)
     for seed in SEEDS:
         matrix, _ = affine_found_in(options, seed)
         scale = np.sqrt(abs(np.linalg.det(matrix)))
@@ -169,7 +201,7 @@ def test_outside_the_frame_is_black_and_no_lung():
 def test_the_warp_agrees_with_scipy():
     image = smooth_image()
     mask = (image > 120).astype(np.uint8)
-    options = Augmentation(padding_probability=0, brightness=0, contrast=0, gamma=0, jitter=9)
+    options = replace(GEOMETRY, padding_probability=0, jitter=9)
     for seed in SEEDS:
         matrix, _ = options._draw_geometry(SIZE, SIZE, rng(seed))
         # SciPy counts rows first.
@@ -257,23 +289,180 @@ def test_levels_never_change_their_order():
         assert (np.diff(levels) >= 0).all()
 
 
+def test_inversion_exchanges_black_and_white_as_often_as_asked():
+    options = replace(NONE, invert=0.25)
+    results = [options.apply(RAMP, LUNGS, rng(seed)) for seed in range(800)]
+    assert all(np.array_equal(mask, LUNGS) for _, mask in results)
+    inverted = [bool(image[0, 0]) for image, _ in results]
+    for (image, _), exchanged in zip(results, inverted, strict=True):
+        assert np.array_equal(image, 255 - RAMP if exchanged else RAMP)
+    assert 150 < sum(inverted) < 250  # 200 expected, four standard deviations of 12.
+
+
+def test_inversion_comes_after_the_exposure():
+    for seed in SEEDS:
+        exposed = levels_under(seed, gamma=1)
+        assert np.array_equal(levels_under(seed, gamma=1, invert=1), 255 - exposed)
+
+
+# Effects
+
+
+# The function that each option of Augmentation asks for.
+FUNCTIONS = {
+    "opacity": "add_opacities",
+    "objects": "add_objects",
+    "shade": "shade",
+    "blur": "blur",
+    "coarsen": "coarsen",
+    "sharpen": "sharpen",
+    "noise": "add_noise",
+}
+STRENGTHS = {
+    "opacity": 0.8,
+    "objects": 5,
+    "shade": 0.6,
+    "blur": 3.0,
+    "coarsen": 2.0,
+    "sharpen": 1.5,
+    "noise": 0.2,
+}
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[tuple[str, float, np.ndarray]]:
+    """Every call of an effect: its option, its strength, and what it returned."""
+    made = []
+
+    def watch(option: str, function):
+        def watched(image, *rest):
+            result = function(image, *rest)
+            strengths = [value for value in rest if isinstance(value, float | int)]
+            made.append((option, strengths[0], result))
+            return result
+
+        return watched
+
+    for option, name in {**FUNCTIONS, "exposure": "expose"}.items():
+        monkeypatch.setattr(effects, name, watch(option, getattr(effects, name)))
+    return made
+
+
+@pytest.fixture
+def film() -> tuple[np.ndarray, np.ndarray]:
+    image = smooth_image(48)
+    return image, (image > 120).astype(np.uint8)
+
+
+def test_every_effect_is_tested_here():
+    assert set(FUNCTIONS) == set(STRENGTHS) == set(EFFECTS)
+
+
+@pytest.mark.parametrize("option", EFFECTS)
+def test_an_effect_alone_changes_the_image_and_not_the_mask(option, calls, film):
+    options = replace(NONE, effects=1, **{option: STRENGTHS[option]})
+    changed = 0
+    for seed in range(20):
+        image, mask = options.apply(*film, rng(seed))
+        assert np.array_equal(mask, film[1])
+        changed += not np.array_equal(image, film[0])
+        assert np.array_equal(image, calls[-1][2])
+    assert changed >= 18
+    assert {name for name, *_ in calls} == {option, "exposure"}
+
+
+@pytest.mark.parametrize("option", EFFECTS)
+def test_strengths_are_drawn_from_nothing_to_what_was_asked(option, calls, film):
+    options = replace(NONE, effects=1, **{option: STRENGTHS[option]})
+    for seed in range(300):
+        options.apply(*film, rng(seed))
+    strengths = np.array([strength for name, strength, _ in calls if name == option])
+    assert len(strengths) == 300
+    if option == "objects":
+        assert all(40 < (strengths == count).sum() < 80 for count in range(1, 6))
+        assert set(strengths) == {1, 2, 3, 4, 5}
+        return
+    shares = (strengths - (option == "coarsen")) / STRENGTHS[option]
+    assert 0 <= shares.min() < 0.03
+    assert 0.97 < shares.max() <= 1
+    assert shares.mean() == pytest.approx(0.5, abs=0.07)  # four deviations of the mean
+
+
+def test_effects_happen_on_their_own_as_often_as_asked(calls, film):
+    options = replace(NONE, effects=0.25, **STRENGTHS)
+    happened = np.zeros((800, len(EFFECTS)), bool)
+    for seed in range(800):
+        calls.clear()
+        options.apply(*film, rng(seed))
+        for name, *_ in calls:
+            if name != "exposure":
+                happened[seed, EFFECTS.index(name)] = True
+    counts = happened.sum(axis=0)
+    assert ((counts > 150) & (counts < 250)).all(), counts
+    assert (np.abs(np.corrcoef(happened.T) - np.eye(len(EFFECTS))) < 0.15).all()
+
+
+def test_the_patient_comes_before_the_exposure_and_the_film_after_it(calls, film):
+    replace(NONE, effects=1, **STRENGTHS).apply(*film, rng(0))
+    assert [name for name, *_ in calls] == [
+        "opacity",
+        "objects",
+        "exposure",
+        "shade",
+        "blur",
+        "coarsen",
+        "sharpen",
+        "noise",
+    ]
+
+
+def test_opacities_follow_the_lungs_where_they_moved_to():
+    image, mask = np.full((64, 64), 60, np.uint8), np.zeros((64, 64), np.uint8)
+    image[:32], mask[40:60, 8:56] = 180, 1
+    moved = replace(NONE, rotation=90)
+    for seed in SEEDS:
+        plain, lungs = moved.apply(image, mask, rng(seed))
+        options = replace(moved, effects=1, opacity=1)
+        whitened = options.apply(image, mask, rng(seed))[0]
+        assert not (whitened != plain)[
+            scipy.ndimage.binary_dilation(lungs, iterations=4) == 0
+        ].any()
+        assert (whitened != plain)[lungs == 1].any()
+
+
 # The whole
 
 
-@settings(max_examples=80, deadline=None)
+strengths = {
+    "opacity": st.floats(0, 1),
+    "objects": st.integers(0, 8),
+    "shade": st.floats(0, 1),
+    "blur": st.floats(0, 10),
+    "coarsen": st.floats(0, 10),
+    "sharpen": st.floats(0, 10),
+    "noise": st.floats(0, 1),
+}
+
+
+@settings(max_examples=120, deadline=None)
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),
     seed=st.integers(0, 2**32),
-    options=st.builds(
+    options=st.just(STRONG)
+    | st.builds(
         Augmentation,
         rotation=st.floats(0, 180),
         zoom=st.floats(0, 0.9),
+        stretch=st.floats(0, 0.9),
         shift=st.floats(0, 1),
         padding=st.floats(0, 1),
         padding_probability=st.floats(0, 1),
         jitter=st.integers(0, 40),
         gamma=st.floats(0, 3),
+        invert=st.floats(0, 1),
+        effects=st.floats(0, 1),
+        **strengths,
     ),
 )
 def test_masks_stay_zero_and_one(height, width, seed, options):
@@ -290,7 +479,7 @@ def test_masks_stay_zero_and_one(height, width, seed, options):
 
 def test_the_mask_follows_the_image():
     lungs = (smooth_image() > 120).astype(np.uint8)
-    options = Augmentation(brightness=0, contrast=0, gamma=0, padding_probability=0.5)
+    options = replace(GEOMETRY, padding_probability=0.5)
     for seed in SEEDS:
         image, mask = options.apply(lungs * 255, lungs, rng(seed))
         frame = options.apply(lungs * 0 + 255, lungs * 0 + 1, rng(seed))[1] == 1
@@ -323,9 +512,64 @@ def test_options_survive_their_record():
     assert set(NONE.to_dict().values()) == {0}
 
 
+def test_one_effect_leaves_the_draws_of_another(calls, film):
+    for seed in SEEDS:
+        replace(NONE, effects=1, noise=0.1, shade=0.5).apply(*film, rng(seed))
+        first = [(name, strength) for name, strength, _ in calls]
+        calls.clear()
+        replace(NONE, effects=1, noise=0.1, shade=0.5, blur=2, rotation=9).apply(*film, rng(seed))
+        second = [(name, strength) for name, strength, _ in calls if name != "blur"]
+        calls.clear()
+        assert [name for name, _ in first] == ["exposure", "shade", "noise"]
+        assert first == second
+
+
+def test_presets():
+    assert PRESETS == {"none": NONE, "flip": FLIP, "mild": MILD, "strong": STRONG}
+    assert all(get_augmentation(name) is preset for name, preset in PRESETS.items())
+    used = {name: {k for k, v in preset.to_dict().items() if v} for name, preset in PRESETS.items()}
+    assert used["none"] == set()
+    assert used["flip"] == {"flip"}
+    assert used["mild"].isdisjoint({"stretch", "invert", "effects", "jitter", *EFFECTS})
+    assert used["strong"] == set(STRONG.to_dict()) - {"jitter"}
+    assert Augmentation() == STRONG
+    # Each is contained in the next.
+    for weaker, stronger in ((NONE, FLIP), (FLIP, MILD), (MILD, STRONG)):
+        reach = stronger.to_dict()
+        assert all(value <= reach[option] for option, value in weaker.to_dict().items())
+
+
+def test_the_flip_preset_mirrors_every_second_time(noise):
+    image, mask = noise
+    mirrored = 0
+    for seed in range(400):
+        changed, lungs = FLIP.apply(image, mask, rng(seed))
+        if not np.array_equal(changed, image):
+            mirrored += 1
+            assert np.array_equal(changed, np.fliplr(image))
+            assert np.array_equal(lungs, np.fliplr(mask))
+    assert 160 < mirrored < 240  # 200 expected, four standard deviations of 10.
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(LungsegError, match=r"none, flip, mild, strong\.\n.*'wild'\n.*Choose"):
+        get_augmentation("wild")
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"rotation": -1}, {"zoom": 1}, {"flip": 1.5}, {"jitter": 2.5}, {"gamma": float("nan")}],
+    [
+        {"rotation": -1},
+        {"zoom": 1},
+        {"stretch": 1},
+        {"flip": 1.5},
+        {"invert": -0.1},
+        {"effects": 2},
+        {"objects": 1.5},
+        {"shade": 1.1},
+        {"jitter": 2.5},
+        {"gamma": float("nan")},
+    ],
 )
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(LungsegError, match=f"Augmentation's {next(iter(options))}"):

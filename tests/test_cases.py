@@ -64,6 +64,20 @@ def test_an_empty_selection(cases):
     assert len(cases.select("val").select("test")) == 0
 
 
+def test_cases_of_one_source(cases):
+    montgomery, shenzhen = (cases.of_source(name) for name in ("montgomery", "shenzhen"))
+    assert montgomery.ids == ["MCUCXR_0001_0", "MCUCXR_0002_1"]
+    assert montgomery.images[:, 0, 0].tolist() == [4, 5]
+    assert montgomery.index.index.tolist() == [0, 1]
+    assert shenzhen.ids == [name for name in cases.ids if name.startswith("CHNCXR")]
+    assert set(shenzhen.index["source"]) == {"shenzhen"}
+    assert cases.of_source("all") is cases
+    assert len(montgomery.of_source("shenzhen")) == 0
+    assert montgomery.select("train").ids == cases.select("train").of_source("montgomery").ids
+    with pytest.raises(LungsegError, match=r"all, montgomery, shenzhen\.\n.*'jsrt'\n.*Name one"):
+        cases.of_source("jsrt")
+
+
 def test_unknown_splits_are_refused(cases):
     with pytest.raises(LungsegError, match="'training'"):
         cases.select(["train", "training"])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
 from lungseg_utils.errors import LungsegError
 
+# The effects of `lungseg_utils.data.effects` that are drawn, in the order they are applied.
+EFFECTS = ("opacity", "objects", "shade", "blur", "coarsen", "sharpen", "noise")
+
 # Each option's smallest and largest value.
 _RANGES = {
     "rotation": (0, 180),
     "zoom": (0, 0.9),
+    "stretch": (0, 0.9),
     "shift": (0, 1),
     "padding": (0, 1),
     "padding_probability": (0, 1),
@@ -19,8 +24,18 @@ _RANGES = {
     "brightness": (0, 1),
     "contrast": (0, 1),
     "gamma": (0, 3),
+    "invert": (0, 1),
+    "effects": (0, 1),
+    "opacity": (0, 1),
+    "objects": (0, 100),
+    "shade": (0, 1),
+    "blur": (0, 100),
+    "coarsen": (0, 100),
+    "sharpen": (0, 10),
+    "noise": (0, 1),
     "jitter": (0, 4096),
 }
+_WHOLE = ("objects", "jitter")
 
 
 @dataclass(frozen=True)
@@ -28,11 +43,15 @@ class Augmentation:
     """How far an X-ray and its mask are changed at random; every draw is uniform.
 
     Geometry is one affine warp, linear for the X-ray and nearest for the mask; what comes from
-    outside the frame is black and not lung. Exposure then changes through one table of 256 levels.
+    outside the frame is black and not lung. Then come what may befall a film: opacities in the
+    lungs and objects, exposure, and the texture of another machine (`lungseg_utils.data.effects`).
+    The mask follows the geometry alone.
 
     Args:
         rotation: Largest angle, in degrees, either way.
         zoom: Largest change of scale, either way: 0.15 gives scales 0.85 to 1.15.
+        stretch: Largest change of width against height, either way, as `zoom` counts it: chests
+            of other proportions, and frames squashed to a square from other shapes.
         shift: Largest shift along each axis, as a fraction of the side, either way.
         padding: Widest border added on each side, as a fraction of that side; the frame shrinks
             to make room. The border is black or repeats the frame's edge, each half of the time.
@@ -41,26 +60,45 @@ class Augmentation:
         brightness: Largest change of level, as a fraction of the full range, either way.
         contrast: Largest change of slope about mid-grey, either way.
         gamma: Largest exponent of two in level^(2^g), either way.
+        invert: How often black and white are exchanged, so that the lungs are bright.
+        effects: How often each of the effects below happens, on its own.
+        opacity: Greatest density of opacities in the lungs; 1 hides the lung there.
+        objects: Most tubes, electrodes, plates and texts drawn; at least one is.
+        shade: Greatest share of the level taken away towards one side of the film.
+        blur: Greatest standard deviation of a Gaussian, in pixels.
+        coarsen: Greatest loss of resolution: 1 halves it.
+        sharpen: Greatest amount of an unsharp mask.
+        noise: Greatest standard deviation of Gaussian noise, as a fraction of the full range.
         jitter: Pixels by which the X-ray is enlarged before a crop of its own size is taken at
             random: 30 at 256 is the 286 → 256 of Pix2Pix (Isola et al. 2017, section 6.2).
     """
 
-    rotation: float = 10.0
-    zoom: float = 0.15
-    shift: float = 0.08
-    padding: float = 0.1
-    padding_probability: float = 0.1
+    rotation: float = 15.0
+    zoom: float = 0.25
+    stretch: float = 0.15
+    shift: float = 0.1
+    padding: float = 0.15
+    padding_probability: float = 0.2
     flip: float = 0.5
-    brightness: float = 0.1
-    contrast: float = 0.2
-    gamma: float = 0.2
+    brightness: float = 0.15
+    contrast: float = 0.4
+    gamma: float = 0.8
+    invert: float = 0.02
+    effects: float = 0.2
+    opacity: float = 1.0
+    objects: int = 4
+    shade: float = 0.8
+    blur: float = 2.0
+    coarsen: float = 1.5
+    sharpen: float = 1.5
+    noise: float = 0.08
     jitter: int = 0
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            if not low <= value <= high or (name == "jitter" and value != int(value)):
-                kind = "a whole number" if name == "jitter" else "a number"
+            if not low <= value <= high or (name in _WHOLE and value != int(value)):
+                kind = "a whole number" if name in _WHOLE else "a number"
                 raise LungsegError(
                     f"Augmentation's {name} is {kind} from {low} to {high}.",
                     repr(value),
@@ -82,8 +120,11 @@ class Augmentation:
         """
         import cv2
 
+        from lungseg_utils.data import effects
+
         matrix, repeat_edge = self._draw_geometry(*image.shape, rng)
-        levels = self._draw_levels(rng)
+        exposure, inverted = self._draw_exposure(rng)
+        drawn = self._draw_effects(rng)
         if not np.array_equal(matrix, np.eye(3)):
             size, inverse = image.shape[::-1], cv2.WARP_INVERSE_MAP
             border = cv2.BORDER_REPLICATE if repeat_edge else cv2.BORDER_CONSTANT
@@ -91,7 +132,11 @@ class Augmentation:
                 image, matrix[:2], size, flags=cv2.INTER_LINEAR | inverse, borderMode=border
             )
             mask = cv2.warpAffine(mask, matrix[:2], size, flags=cv2.INTER_NEAREST | inverse)
-        return cv2.LUT(image, levels), mask
+        image = _add_to_the_patient(image, mask, drawn)
+        image = effects.expose(image, *exposure)
+        if inverted:
+            image = 255 - image
+        return _take_the_film(image, drawn), mask
 
     def to_dict(self) -> dict[str, float]:
         """Plain values for a run's record."""
@@ -126,6 +171,8 @@ class Augmentation:
         padded, flipped = rng.random(2) < (self.padding_probability, self.flip)
         repeat_edge = rng.random() < 0.5
         crop = np.floor(rng.random(2) * (self.jitter + 1))
+        # Width and height change against each other, and their product stays.
+        stretched = (1 + rng.uniform(-1, 1) * self.stretch) ** 0.5
 
         side = np.array([width, height])
         centre = side / 2
@@ -138,22 +185,101 @@ class Augmentation:
         if flipped:
             matrix = _shifting((width, 0)) @ _scaling((-1, 1)) @ matrix
         shift = np.array([right, down]) * self.shift * side
-        turn = _turning(angle * self.rotation) @ _scaling((1 / (1 + zoom * self.zoom),) * 2)
+        scale = 1 + zoom * self.zoom
+        narrowed = _scaling((1 / (scale * stretched), stretched / scale))
+        turn = _turning(angle * self.rotation) @ narrowed
         matrix = _shifting(centre) @ turn @ _shifting(-centre - shift) @ matrix
         # Pixel numbers instead of edges: half a pixel off.
         matrix = _shifting((-0.5, -0.5)) @ matrix @ _shifting((0.5, 0.5))
         return matrix.round(9), bool(padded and repeat_edge)
 
-    def _draw_levels(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw the table of 256 new levels."""
-        brightness, contrast, gamma = rng.uniform(-1, 1, 3)
-        levels = np.linspace(0, 1, 256) ** 2 ** (gamma * self.gamma)
-        levels = (levels - 0.5) * (1 + contrast * self.contrast) + 0.5
-        levels += brightness * self.brightness
-        return np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+    def _draw_exposure(self, rng: np.random.Generator) -> tuple[tuple[float, float, float], bool]:
+        """Draw brightness, contrast and gamma, and whether black and white change places."""
+        brightness, contrast, gamma = rng.uniform(-1, 1, 3) * (
+            self.brightness,
+            self.contrast,
+            self.gamma,
+        )
+        return (brightness, contrast, gamma), bool(rng.random() < self.invert)
+
+    def _draw_effects(self, rng: np.random.Generator) -> dict[str, tuple[float, int]]:
+        """Draw which effects happen, how strongly, and the seed of each one's pattern."""
+        happens = rng.random(len(EFFECTS)) < self.effects
+        strengths = rng.random(len(EFFECTS))
+        seeds = rng.integers(0, 2**62, len(EFFECTS))
+        return {
+            name: (float(strength) * getattr(self, name), int(seed))
+            for name, happened, strength, seed in zip(
+                EFFECTS, happens, strengths, seeds, strict=True
+            )
+            if happened and getattr(self, name)
+        }
 
 
 NONE = Augmentation(**dict.fromkeys(_RANGES, 0))
+FLIP = replace(NONE, flip=0.5)
+# Small changes of place and exposure, as most projects make them: no effects.
+MILD = replace(
+    NONE,
+    rotation=10,
+    zoom=0.15,
+    shift=0.08,
+    padding=0.1,
+    padding_probability=0.1,
+    flip=0.5,
+    brightness=0.1,
+    contrast=0.2,
+    gamma=0.2,
+)
+STRONG = Augmentation()
+PRESETS = {"none": NONE, "flip": FLIP, "mild": MILD, "strong": STRONG}
+
+
+def get_augmentation(name: str) -> Augmentation:
+    """Return the augmentation of a name: "none", "flip", "mild" or "strong".
+
+    Raises:
+        LungsegError: There is no such augmentation.
+    """
+    if name not in PRESETS:
+        raise LungsegError(
+            f"The augmentation is one of {', '.join(PRESETS)}.", repr(name), "Choose one of them."
+        )
+    return PRESETS[name]
+
+
+def _add_to_the_patient(
+    image: np.ndarray, mask: np.ndarray, drawn: dict[str, tuple[float, int]]
+) -> np.ndarray:
+    """Opacities and objects: what the beam meets."""
+    from lungseg_utils.data import effects
+
+    if "opacity" in drawn:
+        density, seed = drawn["opacity"]
+        image = effects.add_opacities(image, mask, density, np.random.default_rng(seed))
+    if "objects" in drawn:
+        count, seed = drawn["objects"]
+        image = effects.add_objects(image, math.ceil(count), np.random.default_rng(seed))
+    return image
+
+
+def _take_the_film(image: np.ndarray, drawn: dict[str, tuple[float, int]]) -> np.ndarray:
+    """Shading, sharpness and noise: what the machine makes of it."""
+    from lungseg_utils.data import effects
+
+    if "shade" in drawn:
+        strength, seed = drawn["shade"]
+        image = effects.shade(image, strength, np.random.default_rng(seed))
+    if "blur" in drawn:
+        image = effects.blur(image, drawn["blur"][0])
+    if "coarsen" in drawn:
+        image = effects.coarsen(image, 1 + drawn["coarsen"][0])
+    if "sharpen" in drawn:
+        image = effects.sharpen(image, drawn["sharpen"][0])
+    if "noise" in drawn:
+        deviation, seed = drawn["noise"]
+        image = effects.add_noise(image, deviation, np.random.default_rng(seed))
+    return image
 
 
 def _shifting(by: np.ndarray | tuple[float, float]) -> np.ndarray:

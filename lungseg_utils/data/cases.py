@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lungseg_utils.data.manifest import COLUMNS, SPLITS, to_row
+from lungseg_utils.data.manifest import COLUMNS, SOURCES, SPLITS, to_row
 from lungseg_utils.errors import LungsegError
 
 if TYPE_CHECKING:
@@ -75,6 +75,23 @@ class Cases:
             )
         rows = np.flatnonzero(self.index["split"].isin(wanted).to_numpy())
         return self.take(rows)
+
+    def of_source(self, source: str) -> Cases:
+        """Keep the cases of one source.
+
+        Args:
+            source: `montgomery`, `shenzhen`, or `all`.
+
+        Raises:
+            LungsegError: There is no such source.
+        """
+        if source == "all":
+            return self
+        if source not in SOURCES:
+            raise LungsegError(
+                f"A source is one of all, {', '.join(SOURCES)}.", repr(source), "Name one of them."
+            )
+        return self.take(np.flatnonzero(self.index["source"] == source))
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Cases:
         """Copy the cases of these row numbers, in this order, into memory."""

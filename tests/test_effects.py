@@ -1,0 +1,292 @@
+"""What can befall a film, each against a computation of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from lungseg_utils.data import effects
+
+SIZE = 128
+SEEDS = range(20)
+LEVELS = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def flat(level: int, height: int = SIZE, width: int = SIZE) -> np.ndarray:
+    return np.full((height, width), level, np.uint8)
+
+
+def film_and_lungs(size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Two dark ellipses in bright tissue, with texture."""
+    y, x = np.mgrid[:size, :size] / size
+    lungs = np.minimum((x - 0.3) ** 2, (x - 0.7) ** 2) / 0.15**2 + (y - 0.5) ** 2 / 0.35**2 < 1
+    texture = rng(0).integers(-15, 16, (size, size))
+    return (180 - 120 * lungs + texture).astype(np.uint8), lungs.astype(np.uint8)
+
+
+def step_edge(dark: int, bright: int, size: int = 64) -> np.ndarray:
+    image = flat(dark, size, size)
+    image[:, size // 2 :] = bright
+    return image
+
+
+def blurred_step(dark: float, bright: float, deviation: float, size: int = 64) -> np.ndarray:
+    """The levels along a row of a step edge under a Gaussian; the step is between two pixels."""
+    return dark + (bright - dark) * norm.cdf((np.arange(size) + 0.5 - size / 2) / deviation)
+
+
+# Exposure
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-0.5, 0.5), st.floats(-0.9, 2), st.floats(-2, 2))
+def test_expose_is_gamma_then_contrast_then_brightness(brightness, contrast, gamma):
+    wanted = [
+        255 * ((level / 255) ** (2**gamma) * (1 + contrast) + brightness - contrast / 2)
+        for level in range(256)
+    ]
+    found = effects.expose(LEVELS, brightness, contrast, gamma).ravel()
+    assert np.abs(found - np.clip(wanted, 0, 255)).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("change", "before", "after"),
+    [
+        ((0, 0, 0), range(256), range(256)),
+        ((0.2, 0, 0), (0, 100, 250), (51, 151, 255)),
+        ((0, -0.5, 0), (0, 255), (64, 191)),
+        ((0, 0, 1), (0, 51, 255), (0, 10, 255)),  # 0.2 squared is 0.04
+        ((0, 0, -1), (0, 10, 255), (0, 50, 255)),
+    ],
+)
+def test_expose_by_hand(change, before, after):
+    exposed = effects.expose(LEVELS, *change).ravel()
+    assert exposed[list(before)].tolist() == list(after)
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.8, 1.0])
+def test_shade_takes_its_strength_at_one_edge_and_nothing_at_the_opposite_one(strength):
+    darkest = set()
+    for seed in SEEDS:
+        shaded = effects.shade(flat(200, 60, 80), strength, rng(seed)).astype(int)
+        assert shaded.max() == 200
+        assert shaded.min() == round(200 * (1 - strength))
+        dark, bright = (
+            np.unravel_index(np.argmin(sign * shaded), shaded.shape) for sign in (1, -1)
+        )
+        # A corner, and across the film from it the other one.
+        assert shaded[59 - dark[0], 79 - dark[1]] == 200
+        assert shaded[59 - bright[0], 79 - bright[1]] == shaded.min()
+        for axis in (0, 1):  # a plane: equal steps, up to the rounding of each level
+            assert np.abs(np.diff(shaded, 2, axis=axis)).max() <= 2
+        darkest.add((dark[0] > 30, dark[1] > 40))
+    assert len(darkest) == 4
+
+
+def test_shade_takes_a_share_of_each_level():
+    image = film_and_lungs()[0]
+    share = 1 - effects.shade(flat(255), 0.6, rng(1)) / 255
+    wanted = image * (1 - share)
+    assert np.abs(effects.shade(image, 0.6, rng(1)) - wanted).max() <= 1.1
+    assert np.array_equal(effects.shade(image, 0, rng(1)), image)
+
+
+# Texture
+
+
+@pytest.mark.parametrize("deviation", [0.02, 0.1])
+def test_noise_has_mean_0_and_its_deviation(deviation):
+    noisy = effects.add_noise(flat(128, 300, 300), deviation, rng(0)).astype(float)
+    assert noisy.mean() == pytest.approx(128, abs=4 * 255 * deviation / 300)
+    assert noisy.std() == pytest.approx(255 * deviation, rel=0.02)
+    for neighbour in (noisy[1:, :-1], noisy[:-1, 1:]):
+        correlation = np.corrcoef(noisy[:-1, :-1].ravel(), neighbour.ravel())[0, 1]
+        assert abs(correlation) < 0.02
+
+
+def test_noise_stops_at_black_and_white():
+    black = effects.add_noise(flat(0), 0.1, rng(0))
+    white = effects.add_noise(flat(255), 0.1, rng(0))
+    assert black.max() < 160 and 0.4 < (black == 0).mean() < 0.6
+    assert white.min() > 95 and 0.4 < (white == 255).mean() < 0.6
+
+
+def test_noise_follows_its_generator():
+    first, again, other = (effects.add_noise(LEVELS, 0.1, rng(seed)) for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.array_equal(effects.add_noise(LEVELS, 0, rng(3)), LEVELS)
+
+
+@pytest.mark.parametrize("deviation", [0.8, 2.0, 5.0])
+def test_blur_makes_a_gaussian_of_a_step(deviation):
+    blurred = effects.blur(step_edge(20, 220), deviation)
+    # Its weights are samples, not areas, of the Gaussian: up to 2 % of the step.
+    assert np.abs(blurred - blurred_step(20, 220, deviation)).max() <= 4
+
+
+def test_sharpen_overshoots_at_a_step_by_its_amount():
+    for amount in (0.5, 1.5):
+        step = step_edge(100, 150).astype(float)
+        wanted = step + amount * (step - blurred_step(100, 150, 1.0))
+        sharpened = effects.sharpen(step_edge(100, 150), amount)
+        assert np.abs(sharpened - wanted).max() <= 2.5
+        assert sharpened.min() < 100 - 10 * amount
+        assert sharpened.max() > 150 + 10 * amount
+
+
+def test_coarsen_averages_blocks_and_draws_lines_between_their_centres():
+    # Blocks of four: their centres are at 29.5 and 33.5, left and right of the step.
+    wanted = np.interp(np.arange(64), [29.5, 33.5], [0, 200])
+    assert np.abs(effects.coarsen(step_edge(0, 200), 4) - wanted).max() <= 1
+    chequered = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    assert np.abs(effects.coarsen(chequered, 2) - 127.5).max() <= 1
+    assert np.ptp(effects.coarsen(film_and_lungs()[0], 1000)) == 0
+
+
+def test_no_strength_is_no_change():
+    image = film_and_lungs()[0]
+    for result in (
+        effects.blur(image, 0),
+        effects.sharpen(image, 0),
+        effects.coarsen(image, 1),
+    ):
+        assert np.array_equal(result, image)
+
+
+# Disease
+
+
+def test_opacities_stay_in_the_lungs_and_only_whiten():
+    image, lungs = film_and_lungs()
+    # The rim's blur has a deviation of one pixel here, and its kernel ends four pixels off.
+    near = scipy.ndimage.binary_dilation(lungs, np.ones((3, 3)), iterations=4)
+    for seed in SEEDS:
+        changed = effects.add_opacities(image, lungs, 1, rng(seed))
+        assert np.array_equal(changed[~near], image[~near])
+        assert (changed >= image).all()
+        # Towards the tissue's level, and no further.
+        raised = changed[changed > image]
+        assert raised.max() <= np.quantile(image, 0.9) + 0.5
+
+
+def test_opacities_hide_parts_of_every_size():
+    image, lungs = film_and_lungs()
+    inside = scipy.ndimage.binary_erosion(lungs, iterations=4)
+    shares, sides = [], []
+    for seed in range(60):
+        changed = effects.add_opacities(image, lungs, 1, rng(seed)).astype(int)
+        # Lung has a level of 60 ± 15, tissue one of 180 ± 15.
+        hidden = changed > 120
+        shares.append(hidden[inside].mean())
+        sides.append(hidden[:, : SIZE // 2][inside[:, : SIZE // 2]].mean() - shares[-1])
+    assert min(shares) < 0.15
+    assert max(shares) > 0.7
+    assert min(sides) < -0.1 and max(sides) > 0.1
+
+
+def test_half_the_density_moves_half_the_way():
+    image, lungs = film_and_lungs()
+    for seed in SEEDS:
+        whole, half, none = (
+            effects.add_opacities(image, lungs, density, rng(seed)).astype(int) - image
+            for density in (1, 0.5, 0)
+        )
+        assert np.abs(whole - 2 * half).max() <= 2
+        assert not none.any()
+
+
+def test_without_lungs_there_are_no_opacities():
+    image, lungs = film_and_lungs()
+    assert np.array_equal(effects.add_opacities(image, 0 * lungs, 1, rng(0)), image)
+
+
+# Objects
+
+
+DRAWINGS = {
+    # The share of a film that one of them covers at most, and the level on black at least.
+    effects._text: (0.2, 150),  # from 170, less where a thin stroke lies between pixels
+    effects._tube: (0.1, 45),
+    effects._electrode: (0.004, 60),
+    effects._plate: (0.035, 0),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWINGS, ids=lambda draw: draw.__name__.strip("_"))
+def test_objects_are_small_and_bright(draw):
+    largest, level = DRAWINGS[draw]
+    seen = 0
+    for seed in range(60):
+        image = flat(0, 256, 256)
+        draw(image, rng(seed))
+        assert (image > 0).mean() <= largest
+        if image.any():
+            seen += 1
+            assert image.max() >= level
+    assert seen >= 50
+
+
+def test_text_stands_in_the_corners():
+    drawn = np.zeros((256, 256), bool)
+    for seed in range(40):
+        image = flat(0, 256, 256)
+        effects._text(image, rng(seed))
+        drawn |= image > 0
+    assert not drawn[70:170].any()
+    for rows in (slice(0, 70), slice(170, None)):
+        for columns in (slice(0, 100), slice(190, None)):
+            assert drawn[rows, columns].any()
+
+
+def test_objects_follow_their_generator():
+    image = film_and_lungs()[0]
+    first, again, other = (effects.add_objects(image, 3, rng(seed)) for seed in (5, 5, 6))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.array_equal(effects.add_objects(image, 0, rng(5)), image)
+
+
+def test_more_objects_change_more_of_a_film():
+    image = flat(100)
+    one, many = (
+        np.mean([(effects.add_objects(image, count, rng(s)) != image).mean() for s in SEEDS])
+        for count in (1, 8)
+    )
+    assert 0 < 3 * one < many
+
+
+# All
+
+
+CALLS = {
+    "expose": lambda image, mask, s: effects.expose(image, 0.1, 0.3, -0.5),
+    "shade": lambda image, mask, s: effects.shade(image, 0.7, rng(s)),
+    "noise": lambda image, mask, s: effects.add_noise(image, 0.1, rng(s)),
+    "blur": lambda image, mask, s: effects.blur(image, 2.5),
+    "sharpen": lambda image, mask, s: effects.sharpen(image, 1.0),
+    "coarsen": lambda image, mask, s: effects.coarsen(image, 2.3),
+    "opacities": lambda image, mask, s: effects.add_opacities(image, mask, 0.9, rng(s)),
+    "objects": lambda image, mask, s: effects.add_objects(image, 5, rng(s)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@settings(max_examples=25, deadline=None)
+@given(height=st.integers(1, 41), width=st.integers(1, 41), seed=st.integers(0, 2**32))
+def test_every_size_gives_a_new_image_of_that_size(name, height, width, seed):
+    image = rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+    mask = (image > 90).astype(np.uint8)
+    before = image.copy(), mask.copy()
+    result = CALLS[name](image, mask, seed)
+    assert (result.shape, result.dtype) == ((height, width), np.uint8)
+    assert np.array_equal(image, before[0])
+    assert np.array_equal(mask, before[1])
