@@ -66,6 +66,29 @@ def test_depth_follows_the_size(size, levels, bottleneck):
     assert normalised == [f"down{i}_norm" for i in range(levels) if i not in first_and_point]
 
 
+@pytest.mark.parametrize("depth", [4, 5, 6])
+def test_a_depth_of_ones_own(depth):
+    model = build_generator(64, base_filters=2, depth=depth)
+    points = [f"down{level}_conv" for level in range(depth)]
+    assert [layer.name for layer in model.layers if layer.name in points] == points
+    assert model.get_layer(points[-1]).output.shape[1] == 64 // 2**depth
+    # Instances of a single point are not normalised; wider ones are.
+    names = {layer.name for layer in model.layers}
+    assert (f"down{depth - 1}_norm" in names) == (depth < 6)
+    assert model.output_shape == (None, 64, 64, 1)
+    check_probability(tiny(64, depth=depth), 64)
+
+
+def test_parameters_of_a_shallower_generator_by_hand():
+    # Kernels of 4x4: down, then up with what the skips hand across, then the mask.
+    kernels = [(1, 2), (2, 4), (4, 8), (8, 16), (16, 8), (16, 4), (8, 2), (4, 1)]
+    normalised = 2 * (4 + 8 + 16) + 2 * (8 + 4 + 2)  # gamma and beta in the place of biases
+    expected = sum(16 * a * b for a, b in kernels) + normalised + 2 + 1
+    assert build_generator(64, base_filters=2, depth=4).count_params() == expected
+    deepest, default = (build_generator(64, 2, depth).count_params() for depth in (6, None))
+    assert deepest == default > expected
+
+
 def test_generator_follows_the_paper():
     model = build_generator(64, base_filters=8)
     assert [layer.name for layer in layers_of(model, keras.layers.Dropout)] == [
@@ -260,6 +283,10 @@ def test_a_loss_of_ones_own_is_refused():
         ({"discriminator_filters": 1.5}, "discriminator_filters"),
         ({"l1_weight": -1}, "l1_weight"),
         ({"l1_weight": "100"}, "l1_weight"),
+        ({"depth": 3}, "depth at 32 pixels is from 4 to 5"),
+        ({"depth": 6}, "depth at 32 pixels is from 4 to 5"),
+        ({"depth": "4"}, "depth must be a whole number"),
+        ({"depth": 4.0}, "depth must be a whole number"),
     ],
 )
 def test_a_parameter_out_of_its_range_is_named(options, message):

@@ -49,6 +49,50 @@ def test_parameters_follow_the_depth(depth):
     assert model.count_params() == parameters_of_the_paper(filters)
 
 
+def test_parameters_of_patches_by_hand():
+    parts = {
+        "patches of 2, kernel 4x4, 1 to 2 channels": 16 * 2 + 2,
+        "encoder0, 2 to 2 to 2": 2 * (9 * 2 * 2 + 2),
+        "encoder1, 2 to 4 to 4": (9 * 2 * 4 + 4) + (9 * 4 * 4 + 4),
+        "up, kernel 2x2, 4 to 2": 4 * 4 * 2 + 2,
+        "decoder, 4 to 2 to 2": (9 * 4 * 2 + 2) + (9 * 2 * 2 + 2),
+        "probability, kernel 4x4, 2 to 1": 16 * 2 + 1,
+    }
+    model = build_unet(16, base_filters=2, depth=1, patch_size=2)
+    assert model.count_params() == sum(parts.values()) == 513
+
+
+@pytest.mark.parametrize("patch_size", [2, 3, 4])
+def test_patches_are_worked_on_and_pixels_come_out(patch_size):
+    model = tiny(size=24 * patch_size, patch_size=patch_size)
+    assert model.get_layer("patches").output.shape == (None, 24, 24, 4)
+    assert model.get_layer("encoder0_relu2").output.shape == (None, 24, 24, 4)
+    assert model.get_layer("probability").dtype_policy.name == "float32"
+    check_probability(model, 24 * patch_size)
+
+
+def test_a_pixel_reaches_the_patches_whose_kernels_overlap_it():
+    stem = tiny(patch_size=4).get_layer("patches")
+    image = np.zeros((1, 32, 32, 1), np.float32)
+    quiet = keras.ops.convert_to_numpy(stem(image))
+    image[0, 13, 21] = 1
+    change = keras.ops.convert_to_numpy(stem(image)) - quiet
+    rows, columns = np.nonzero(np.abs(change[0]).max(axis=-1))
+    # Patch i reads pixels 4 i - 2 to 4 i + 5.
+    assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == {
+        (row, column) for row in (2, 3) for column in (4, 5)
+    }
+
+
+def test_a_network_of_patches_learns_one_image_by_heart():
+    keras.utils.set_random_seed(0)
+    x, y = tiny_arrays(1)
+    model = tiny(normalisation="batch", patch_size=2)
+    model.compile(keras.optimizers.Adam(0.01), bce_dice_loss)
+    model.fit(x.repeat(60, 0), y.repeat(60, 0), batch_size=1, verbose=0)
+    assert dice_of(model, x, y) > 0.95
+
+
 @pytest.mark.parametrize("size", [8, 24])
 @pytest.mark.parametrize("normalisation", ["none", "batch", "instance"])
 def test_probability_has_the_size_of_the_input(size, normalisation):
@@ -134,6 +178,9 @@ def test_weights_survive(tmp_path):
         {"dropout": -0.1},
         {"batch_momentum": 1.5},
         {"batch_momentum": "0.9"},
+        {"patch_size": 0},
+        {"patch_size": 2.0},
+        {"size": 24, "patch_size": 4},
     ],
 )
 def test_a_parameter_out_of_its_range_is_named(options):
@@ -156,8 +203,14 @@ def test_registry_knows_the_options():
         "normalisation": "none",
         "dropout": 0.0,
         "batch_momentum": 0.9,
+        "patch_size": 1,
     }
-    assert set(model_options("pix2pix")) == {"base_filters", "discriminator_filters", "l1_weight"}
+    assert model_options("pix2pix") == {
+        "base_filters": 64,
+        "discriminator_filters": 64,
+        "l1_weight": 100.0,
+        "depth": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -166,7 +219,8 @@ def test_registry_knows_the_options():
         ("resnet", {}, "'resnet'"),
         ("unet", {"filters": 8}, "'filters'"),
         ("unet", {"size": 8}, "'size'"),
-        ("pix2pix", {"depth": 2}, "'depth'"),
+        ("pix2pix", {"patch_size": 2}, "'patch_size'"),
+        ("pix2pix", {"depth": 2}, "depth at 32 pixels is from 4 to 5"),
         ("unet", {"depth": -1}, "depth"),
     ],
 )

@@ -80,6 +80,37 @@ def test_parameters_of_the_paper():
     assert build_unetpp().count_params() == pytest.approx(9.04e6, rel=0.002)
 
 
+def test_parameters_of_patches_by_hand():
+    # Kernels and biases of patches (4x4, 1 to 2) and of one head (4x4, 2 to 1).
+    stem, head = 16 * 2 + 2, 16 * 2 + 1
+    options = {"base_filters": 2, "depth": 2, "normalisation": "none", "deep_supervision": False}
+    pixels = build_unetpp(16, **options)
+    patches = build_unetpp(16, **options, patch_size=2)
+    # The first node reads two channels in the place of one, and the head of 1x1 is gone.
+    assert patches.count_params() == pixels.count_params() + stem + 9 * 2 + head - 3
+    both = build_unetpp(16, **options | {"deep_supervision": True}, patch_size=2)
+    assert both.count_params() == patches.count_params() + head
+
+
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_patches_are_worked_on_and_pixels_come_out(deep_supervision):
+    model = tiny(size=48, patch_size=4, deep_supervision=deep_supervision)
+    assert model.get_layer("patches").output.shape == (None, 12, 12, 4)
+    assert model.get_layer("node0_2_relu2").output.shape == (None, 12, 12, 4)
+    check_probability(model, 48)
+
+
+def test_every_head_of_a_network_of_patches_is_trained():
+    model, (x, y) = tiny(patch_size=2), tiny_arrays(2)
+    model.compile(keras.optimizers.Adam(1e-3), bce_dice_loss, run_eagerly=True)
+    heads = [model.get_layer(name) for name in ("head1", "head2")]
+    before = [head.get_weights()[0] for head in heads]
+    model.train_on_batch(x, y)
+    for head, old in zip(heads, before, strict=True):
+        assert head.get_weights()[0].shape == (4, 4, 1, 4)
+        assert np.abs(head.get_weights()[0] - old).max() > 1e-4
+
+
 def test_node_reads_all_nodes_before_it_at_its_level():
     model = tiny(depth=3)
     for level, step in [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 1)]:
@@ -229,6 +260,9 @@ def test_the_whole_model_survives(tmp_path):
         ({"batch_momentum": 1}, "batch_momentum"),
         ({"encoder": "vgg19"}, "encoder"),
         ({"encoder": "vgg16", "depth": 5}, "depth"),
+        ({"encoder": "vgg16", "patch_size": 2}, "reads pixels"),
+        ({"patch_size": 0}, "patch_size"),
+        ({"size": 24, "patch_size": 4}, "multiple of 16"),
         ({"encoder_weights": "imagenet"}, "encoder='plain'"),
         ({"encoder": "vgg16", "encoder_weights": "no/such/file.h5"}, "no/such/file.h5"),
     ],

@@ -131,17 +131,55 @@ def upsample(tensor: keras.KerasTensor, filters: int, name: str) -> keras.KerasT
     )(tensor)
 
 
-def probability_head(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:
+def patch_stem(tensor: keras.KerasTensor, filters: int, patch_size: int) -> keras.KerasTensor:
+    """Turn patches of pixels into feature vectors, by a strided convolution.
+
+    Its kernel is twice as wide as the stride: patches overlap, and their borders leave no trace.
+
+    Args:
+        tensor: X-rays, (N, H, W, 1).
+        filters: Number of output channels.
+        patch_size: Distance between patches in pixels; 1 leaves the tensor as it is.
+
+    Returns:
+        Features, (N, H / patch_size, W / patch_size, filters); for 1, the tensor itself.
+    """
+    if patch_size == 1:
+        return tensor
+    return keras.layers.Conv2D(
+        filters,
+        2 * patch_size,
+        strides=patch_size,
+        padding="same",
+        kernel_initializer="he_normal",
+        name="patches",
+    )(tensor)
+
+
+def probability_head(
+    tensor: keras.KerasTensor, name: str, patch_size: int = 1
+) -> keras.KerasTensor:
     """Map features to one probability per pixel, in float32 under every dtype policy.
 
     Args:
         tensor: Features, (N, H, W, any).
         name: The layer's name.
+        patch_size: Distance between patches in pixels; they overlap as in `patch_stem`.
 
     Returns:
-        Probability, float32 (N, H, W, 1) in [0, 1].
+        Probability, float32 (N, H * patch_size, W * patch_size, 1) in [0, 1].
     """
-    return keras.layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name=name)(tensor)
+    if patch_size == 1:
+        return keras.layers.Conv2D(1, 1, activation="sigmoid", dtype="float32", name=name)(tensor)
+    return keras.layers.Conv2DTranspose(
+        1,
+        2 * patch_size,
+        strides=patch_size,
+        padding="same",
+        activation="sigmoid",
+        dtype="float32",
+        name=name,
+    )(tensor)
 
 
 def _is_count(value: object) -> bool:

@@ -14,8 +14,10 @@ from lungseg_utils.models import blocks
 FEWEST_LEVELS = 4
 
 
-def build_generator(size: int = 256, base_filters: int = 64) -> keras.Model:
-    """Build the U-Net generator, as deep as its input allows: 8 levels at 256, 6 at 64.
+def build_generator(
+    size: int = 256, base_filters: int = 64, depth: int | None = None
+) -> keras.Model:
+    """Build the U-Net generator, by default as deep as its input allows: 8 levels at 256.
 
     Down: 4x4 convolutions of stride 2, instance normalisation, leaky ReLU of slope 0.2. Up: 4x4
     transposed convolutions of stride 2, instance normalisation, dropout of 0.5 in the first three
@@ -26,8 +28,9 @@ def build_generator(size: int = 256, base_filters: int = 64) -> keras.Model:
     a deviation: one X-ray gets one mask, and the same at every batch size.
 
     Args:
-        size: Height and width in pixels, a multiple of 16; halved as long as it is even.
+        size: Height and width in pixels, a multiple of 2**depth.
         base_filters: Filters of the first block.
+        depth: How often the input is halved, at least 4; None halves it as long as it is even.
 
     Returns:
         A model: float32 (N, size, size, 1) in [-1, 1] to float32 (N, size, size, 1) in [-1, 1].
@@ -38,6 +41,15 @@ def build_generator(size: int = 256, base_filters: int = 64) -> keras.Model:
     blocks.check_size(size, 2**FEWEST_LEVELS)
     blocks.check_count("base_filters", base_filters)
     levels = (size & -size).bit_length() - 1  # the power of two in the size
+    if depth is not None:
+        blocks.check_count("depth", depth)
+        if depth not in range(FEWEST_LEVELS, levels + 1):
+            raise LungsegError(
+                f"The generator's depth at {size} pixels is from {FEWEST_LEVELS} to {levels}.",
+                repr(depth),
+                "Choose such a depth, or another size.",
+            )
+        levels = depth
     filters = [base_filters * min(2**level, 8) for level in range(levels)]
     inputs = keras.Input((size, size, 1), name="image")
     tensor, skips = inputs, []
@@ -202,6 +214,7 @@ def build_pix2pix(
     base_filters: int = 64,
     discriminator_filters: int = 64,
     l1_weight: float = 100.0,
+    depth: int | None = None,
 ) -> Pix2Pix:
     """Build Pix2Pix: a generator, and the discriminator it trains against.
 
@@ -210,6 +223,7 @@ def build_pix2pix(
         base_filters: Filters of the generator's first block.
         discriminator_filters: Filters of the discriminator's first block.
         l1_weight: Weight of the L1 distance in the generator's loss.
+        depth: How often the generator halves its input; None: as often as it can.
 
     Returns:
         A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
@@ -220,7 +234,7 @@ def build_pix2pix(
     blocks.check_size(size, 2**FEWEST_LEVELS, smallest=32)
     blocks.check_count("discriminator_filters", discriminator_filters)
     return Pix2Pix(
-        build_generator(size, base_filters),
+        build_generator(size, base_filters, depth),
         build_discriminator(size, discriminator_filters),
         l1_weight,
         name="pix2pix",

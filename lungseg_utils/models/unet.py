@@ -14,6 +14,7 @@ def build_unet(
     normalisation: str = "none",
     dropout: float = 0.0,
     batch_momentum: float = 0.9,
+    patch_size: int = 1,
 ) -> keras.Model:
     """Build a U-Net: an encoder, a decoder, and a skip connection at every level.
 
@@ -24,12 +25,14 @@ def build_unet(
     path are the paper's.
 
     Args:
-        size: Height and width of the input in pixels, a multiple of 2**depth.
+        size: Height and width of the input in pixels, a multiple of patch_size * 2**depth.
         base_filters: Filters of the topmost level; every level below doubles them.
         depth: How often the input is halved.
         normalisation: "none" (the paper), "batch" or "instance", after every 3x3 convolution.
         dropout: Fraction of activations dropped in training at the two deepest levels.
         batch_momentum: How much of the running statistics each step keeps, for "batch".
+        patch_size: Side of the patches of pixels the network works on instead of pixels: a strided
+            convolution reads them, a transposed one writes them. 4 costs a sixteenth of 1.
 
     Returns:
         A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
@@ -37,9 +40,9 @@ def build_unet(
     Raises:
         LungsegError: A parameter is out of its range.
     """
-    _check(size, base_filters, depth, normalisation, dropout, batch_momentum)
+    _check(size, base_filters, depth, normalisation, dropout, batch_momentum, patch_size)
     inputs = keras.Input((size, size, 1), name="image")
-    tensor, skips = inputs, []
+    tensor, skips = blocks.patch_stem(inputs, base_filters, patch_size), []
     for level in range(depth + 1):
         if level > 0:
             skips.append(tensor)
@@ -56,7 +59,8 @@ def build_unet(
         tensor = blocks.convolution_block(
             tensor, filters, normalisation, batch_momentum, f"decoder{level}"
         )
-    return keras.Model(inputs, blocks.probability_head(tensor, "probability"), name="unet")
+    probability = blocks.probability_head(tensor, "probability", patch_size)
+    return keras.Model(inputs, probability, name="unet")
 
 
 def _check(
@@ -66,10 +70,12 @@ def _check(
     normalisation: str,
     dropout: float,
     batch_momentum: float,
+    patch_size: int,
 ) -> None:
     blocks.check_count("base_filters", base_filters)
     blocks.check_count("depth", depth)
-    blocks.check_size(size, 2**depth)
+    blocks.check_count("patch_size", patch_size)
+    blocks.check_size(size, patch_size * 2**depth)
     blocks.check_choice("normalisation", normalisation, blocks.NORMALISATIONS)
     blocks.check_fraction("dropout", dropout)
     blocks.check_fraction("batch_momentum", batch_momentum)

@@ -83,6 +83,7 @@ def build_unetpp(
     encoder: str = "plain",
     encoder_weights: str | os.PathLike | None = None,
     batch_momentum: float = 0.9,
+    patch_size: int = 1,
 ) -> keras.Model:
     """Build a U-Net++: a U-Net whose skip connections are dense convolution blocks.
 
@@ -91,7 +92,7 @@ def build_unetpp(
     the paper, the network has 9.0 million parameters.
 
     Args:
-        size: Height and width of the input in pixels, a multiple of 2**depth.
+        size: Height and width of the input in pixels, a multiple of patch_size * 2**depth.
         base_filters: Filters of the topmost level; every level below doubles them.
         depth: How often the input is halved; at most 4 with the encoder "vgg16".
         normalisation: "none", "batch" or "instance", after every 3x3 convolution but VGG16's.
@@ -101,6 +102,7 @@ def build_unetpp(
         encoder_weights: For "vgg16": None (random), "imagenet" (Keras downloads them), or the path
             of a file in the layout in which Keras publishes them without the top.
         batch_momentum: How much of the running statistics each step keeps, for "batch".
+        patch_size: As in `build_unet`; 1 with the encoder "vgg16".
 
     Returns:
         A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
@@ -109,7 +111,8 @@ def build_unetpp(
         LungsegError: A parameter is out of its range, or the file holds other weights.
         DownloadError: The ImageNet weights cannot be fetched.
     """
-    _check(size, base_filters, depth, normalisation, encoder, encoder_weights, batch_momentum)
+    _check(size, base_filters, depth, normalisation, batch_momentum, patch_size)
+    _check_encoder(depth, encoder, encoder_weights, patch_size)
     inputs = keras.Input((size, size, 1), name="image")
 
     def convolve(tensor: keras.KerasTensor, level: int, step: int) -> keras.KerasTensor:
@@ -120,7 +123,7 @@ def build_unetpp(
     if encoder == "vgg16":
         column = _vgg16_levels(inputs, depth, encoder_weights)
     else:
-        column = [convolve(inputs, 0, 0)]
+        column = [convolve(blocks.patch_stem(inputs, base_filters, patch_size), 0, 0)]
         for level in range(1, depth + 1):
             halved = keras.layers.MaxPooling2D(name=f"down{level}")(column[-1])
             column.append(convolve(halved, level, 0))
@@ -134,8 +137,13 @@ def build_unetpp(
             rows[level].append(convolve(joined, level, step))
 
     if not deep_supervision:
-        return keras.Model(inputs, blocks.probability_head(rows[0][-1], "head"), name="unetpp")
-    heads = [blocks.probability_head(n, f"head{step}") for step, n in enumerate(rows[0]) if step]
+        probability = blocks.probability_head(rows[0][-1], "head", patch_size)
+        return keras.Model(inputs, probability, name="unetpp")
+    heads = [
+        blocks.probability_head(node, f"head{step}", patch_size)
+        for step, node in enumerate(rows[0])
+        if step
+    ]
     if depth == 1:
         return DeeplySupervised(inputs, heads[0], name="unetpp")
     stacked = keras.layers.Concatenate(dtype="float32", name="heads")(heads)
@@ -147,16 +155,27 @@ def _check(
     base_filters: int,
     depth: int,
     normalisation: str,
-    encoder: str,
-    encoder_weights: str | os.PathLike | None,
     batch_momentum: float,
+    patch_size: int,
 ) -> None:
     blocks.check_count("base_filters", base_filters)
     blocks.check_count("depth", depth)
-    blocks.check_size(size, 2**depth)
+    blocks.check_count("patch_size", patch_size)
+    blocks.check_size(size, patch_size * 2**depth)
     blocks.check_choice("normalisation", normalisation, blocks.NORMALISATIONS)
-    blocks.check_choice("encoder", encoder, ENCODERS)
     blocks.check_fraction("batch_momentum", batch_momentum)
+
+
+def _check_encoder(
+    depth: int, encoder: str, encoder_weights: str | os.PathLike | None, patch_size: int
+) -> None:
+    blocks.check_choice("encoder", encoder, ENCODERS)
+    if encoder == "vgg16" and patch_size != 1:
+        raise LungsegError(
+            "The encoder 'vgg16' reads pixels: its patch_size is 1.",
+            f"patch_size {patch_size}",
+            "Set patch_size to 1, or use the encoder 'plain'.",
+        )
     if encoder == "vgg16" and depth >= len(VGG16_LEVELS):
         raise LungsegError(
             f"With the encoder 'vgg16', depth is at most {len(VGG16_LEVELS) - 1}.",
