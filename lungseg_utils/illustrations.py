@@ -189,7 +189,8 @@ def _stages(model) -> list[tuple[int, int]]:
         if after[1] != before[1]:
             stages.append((before[1], before[3]))
     stages += [(shapes[-2][1], shapes[-2][3]), (shapes[-1][1], shapes[-1][3])]
-    return stages
+    # A network of patches leaves its input, and comes to its output, in one step.
+    return [stage for stage, _ in itertools.groupby(stages)]
 
 
 def _draw_node(axes, level: int, column: int, depth: int) -> None:

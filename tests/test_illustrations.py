@@ -38,6 +38,11 @@ def test_stages_of_a_unet_halve_and_double():
     assert stages == [(64, 1), (64, 4), (32, 8), (16, 16), (32, 8), (64, 4), (64, 1)]
 
 
+def test_stages_of_a_network_of_patches_step_in_and_out():
+    stages = illustrations._stages(build_unet(64, base_filters=4, depth=1, patch_size=4))
+    assert stages == [(64, 1), (16, 4), (8, 8), (16, 4), (64, 1)]
+
+
 @pytest.mark.parametrize("depth", [2, 4])
 def test_nested_skips_draw_every_node_of_the_triangle(depth):
     figure = illustrations.plot_nested_skips(depth)

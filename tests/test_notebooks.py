@@ -160,12 +160,29 @@ def test_recipes_name_known_notebooks_and_parameters_of_the_right_type(recipe):
         assert {name: planned[section].parameters[name] for name in parameters} == parameters
 
 
-@pytest.mark.parametrize("name", TRAINING)
-def test_reference_recipes_are_the_notebooks_defaults(name):
-    path = REPOSITORY / "recipes" / f"reference-{name.rpartition('_')[2]}.yaml"
+def training_defaults(name: str) -> dict:
     defaults = read_parameters(REPOSITORY / "notebooks" / f"{name}.ipynb")
-    wanted = {key: value for key, value in defaults.items() if key not in NOT_IN_REFERENCE}
-    assert read_recipe(path) == {name: wanted}
+    return {key: value for key, value in defaults.items() if key not in NOT_IN_REFERENCE}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_reference_recipes_name_every_parameter_of_the_training(name):
+    path = REPOSITORY / "recipes" / f"reference-{name.rpartition('_')[2]}.yaml"
+    recipe = read_recipe(path)
+    assert list(recipe) == [name]
+    assert list(recipe[name]) == list(training_defaults(name))
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_the_shipped_networks_recipes_are_the_notebooks_defaults(name):
+    path = REPOSITORY / "recipes" / f"{name.rpartition('_')[2]}.yaml"
+    if not path.is_file():
+        pytest.skip(f"recipes/{path.name} is not written yet")
+    recipe, defaults = read_recipe(path)[name], training_defaults(name)
+    # The notebook trains in what its machine is fastest in, the recipe in what was measured.
+    recipe.pop("PRECISION", None)
+    del defaults["PRECISION"]
+    assert {key: recipe[key] for key in recipe if key not in NOT_IN_REFERENCE} == defaults
 
 
 @pytest.mark.parametrize("recipe", ["demo", "test", "real-cpu"])
