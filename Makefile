@@ -1,6 +1,8 @@
 # make demo                  all nine notebooks on synthetic X-rays, in workspace/demo
 # make test                  lint and tests, notebooks included
 # make real DATA=folder      all nine notebooks on a downloaded bundle, in workspace/real
+# make benchmark DATA=folder EXTERNAL=folder
+#                            every result again, from the shipped weights; either may be left out
 # make lint                  ruff alone
 # make set-repository URL=…  the repository's address in badges, notebooks and README
 # make clean                 removes .venv and caches; the workspace stays
@@ -11,7 +13,7 @@ READY := .venv/ready$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 CONSTRAINTS := tests/constraints-colab.txt
 RUN_SERIES := .venv/bin/python -m lungseg_utils.series run
 
-.PHONY: help demo test real lint clean set-repository
+.PHONY: help demo test real benchmark lint clean set-repository
 help:
 	@sed -n 's/^# \{0,1\}//; /^$$/q; p' Makefile
 
@@ -32,6 +34,10 @@ real: $(READY)
 	@test -d "$(DATA)" || { echo "There is no folder $(DATA)" >&2; exit 2; }
 	$(RUN_SERIES) --recipe recipes/real-cpu.yaml --workspace workspace/real \
 	  -p SOURCE=folder -p 02.LOCATION="$$(cd "$(DATA)" && pwd)"
+
+benchmark: $(READY)
+	.venv/bin/python -m lungseg_utils.benchmark --workspace workspace/benchmark \
+	  $(if $(DATA),--data "$(DATA)") $(if $(EXTERNAL),--external "$(EXTERNAL)")
 
 lint: $(READY)
 	.venv/bin/ruff check .

@@ -1,0 +1,84 @@
+"""The networks on the two sets: the test images, and each set by a network of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lungseg_utils.benchmarking.figures import differences_of, figures_of
+from lungseg_utils.benchmarking.networks import Network, made_with
+from lungseg_utils.data.cases import Cases
+from lungseg_utils.data.pairing import Pairing, compress_ranges, pair_bundle
+from lungseg_utils.data.prepare import data_digest, prepare
+from lungseg_utils.errors import LungsegError
+from lungseg_utils.evaluation.scoring import score_run
+from lungseg_utils.workspace import Workspace
+
+SCORED_SIZE = 512
+NETWORKS = ("unet", "unetpp", "pix2pix")
+REFERENCE = "unet"
+# Trained on the one source alone, scored on all masks of the other.
+CROSS_SET = {"unet-shenzhen": "montgomery", "unet-montgomery": "shenzhen"}
+
+
+def pair_whole_bundle(folder: Path | str) -> Pairing:
+    """Pair a bundle that holds every case with a mask.
+
+    Raises:
+        MissingInputError: There is no bundle in the folder.
+        LungsegError: An X-ray or a mask is missing, so that the figures would be of other cases.
+    """
+    pairing = pair_bundle(folder)
+    missing = sorted(pairing.missing_images + pairing.missing_masks)
+    if missing:
+        raise LungsegError(
+            "A benchmark needs every X-ray of the manifest, and every mask it names.",
+            f"{len(missing)} missing in {folder}: {', '.join(compress_ranges(missing))}",
+            "Fetch the whole bundle: the folder with CXR_png and masks.",
+        )
+    return pairing
+
+
+def score_bundle(
+    pairing: Pairing, workspace: Workspace, networks: Mapping[str, Network]
+) -> dict[str, object]:
+    """Score the networks on the bundle.
+
+    Args:
+        pairing: From `pair_whole_bundle`.
+        workspace: Holds the prepared arrays; those of other files are replaced.
+        networks: `NETWORKS` and those of `CROSS_SET`.
+
+    Returns:
+        `figures`: `test` and `cross` as of `figures_of`, `differences` as of `differences_of`;
+        `made_with`.
+    """
+    sizes = sorted({SCORED_SIZE, *(network.size for network in networks.values())})
+    prepared = {size: prepare(pairing, workspace, size, overwrite=True) for size in sizes}
+    test = np.flatnonzero(prepared[SCORED_SIZE].index["split"] == "test")
+    scores = pd.concat([_score(networks[name], prepared, test) for name in NETWORKS])
+    cross = {}
+    for name, source in CROSS_SET.items():
+        found = figures_of(_score(networks[name], prepared, _masked(prepared, source)))
+        cross[name] = {"all": found[name]["all"]}
+    figures = {
+        "test": figures_of(scores),
+        "differences": differences_of(scores, REFERENCE),
+        "cross": cross,
+    }
+    inputs = data_digest(workspace, SCORED_SIZE)
+    return {"figures": figures, "made_with": made_with(networks, inputs)}
+
+
+def _score(network: Network, prepared: Mapping[int, Cases], rows: np.ndarray) -> pd.DataFrame:
+    # All sizes are of the same pairing, so that a row is the same case in each.
+    truth, seen = prepared[SCORED_SIZE].take(rows), prepared[network.size].images
+    return score_run(network.run.name, truth.ids, network.predict(seen[rows]), truth)
+
+
+def _masked(prepared: Mapping[int, Cases], source: str) -> np.ndarray:
+    index = prepared[SCORED_SIZE].index
+    return np.flatnonzero((index["source"] == source) & (index["has_mask"] == 1))

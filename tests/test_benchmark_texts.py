@@ -1,0 +1,185 @@
+"""README's results and the model card: both are what the recorded figures say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lungseg_utils.benchmark import CARD, RESULTS
+from lungseg_utils.benchmarking.card import NOT_WRITTEN, failures_of, render_model_card
+from lungseg_utils.benchmarking.markdown import BEGIN, END, marked, replace_marked
+from lungseg_utils.benchmarking.readme import render_readme_table
+from lungseg_utils.config import TrainingConfig
+from lungseg_utils.errors import LungsegError
+from lungseg_utils.shipped import INDEX, WEIGHTS
+
+
+def record(n: int, dice: float, interval: tuple[float, float] | None = None) -> dict:
+    def values(mean: float) -> dict:
+        low, high = interval if interval and mean == dice else (None, None)
+        return {"mean": mean, "low": low, "high": high}
+
+    metrics = {"iou": 0.8765, "accuracy": 0.987, "hd95_px": 13.26, "assd_px": 2.974}
+    return {"n": n, "patients": n, "empty": 0, "dice": values(dice)} | {
+        metric: values(mean) for metric, mean in metrics.items()
+    }
+
+
+def lungs(n: int, dice: float) -> dict:
+    return {"both": record(n, dice), "right": record(n, dice), "left": record(n - 1, dice - 0.02)}
+
+
+RESULTS_BY_HAND = {
+    "data": {
+        "figures": {
+            "test": {
+                name: {
+                    "all": lungs(141, dice) | {"both": record(141, dice, (dice - 0.01, 0.9851))},
+                    "source=montgomery": lungs(28, 0.971),
+                    "age=under 16": {"both": record(9, 0.948)},
+                }
+                for name, dice in {"unet": 0.9612, "unetpp": 0.9579, "pix2pix": 0.9484}.items()
+            },
+            "differences": {"pix2pix": {"all": record(141, -0.0128, (-0.0151, -0.0108))}},
+            "cross": {
+                "unet-shenzhen": {"all": {"both": record(138, 0.9555)}},
+                "unet-montgomery": {"all": {"both": record(566, 0.9104)}},
+            },
+        }
+    },
+    "external": {
+        "figures": {name: lungs(247, 0.9433) for name in ("unet", "unetpp", "pix2pix")},
+        "size": [224, 224],
+    },
+    "cost": {
+        "figures": {"unet": {"parameters": 1_900_000, "bytes": 1, "seconds_an_image": 0.051}},
+        "made_with": {"processor": "A Processor", "gpus": []},
+    },
+}
+WEIGHTS_BY_HAND = {
+    "unet": {
+        "file": "unet.npz",
+        "bytes": 3_700_000,
+        "parameters": 1_900_000,
+        "config": TrainingConfig(model="unet", model_options={"base_filters": 16}).to_dict(),
+        "data": {"train_cases": 498, "val_cases": 58},
+        "epochs_run": 25,
+        "best_epoch": 21,
+        "best_val_dice": 0.96,
+        "training_seconds": 2640.0,
+        "dtype_policy": "mixed_bfloat16",
+    }
+}
+WEIGHTS_BY_HAND["pix2pix"] = WEIGHTS_BY_HAND["unet"] | {
+    "file": "pix2pix.npz",
+    "config": TrainingConfig(model="pix2pix", learning_rate=0.0002).to_dict(),
+    "epochs_run": 12,
+}
+
+
+def test_the_readme_table_says_what_was_recorded():
+    lines = render_readme_table(RESULTS_BY_HAND).splitlines()
+    assert "| scored on | n | network | Dice | IoU | HD95 | ASSD |" in lines
+    assert "| all test images | 141 | U-Net | 0.961 [0.951, 0.985] | 0.876 | 13.3 | 2.97 |" in lines
+    assert "| Montgomery | 28 | U-Net++ | 0.971 | 0.876 | 13.3 | 2.97 |" in lines
+    assert "| JSRT | 247 | Pix2Pix | 0.943 | 0.876 | 13.3 | 2.97 |" in lines
+    cross = "| all of Shenzhen, trained on Montgomery alone | 566 | U-Net | 0.910 |"
+    assert any(line.startswith(cross) for line in lines)
+    assert any("| 0.961 | 0.927 | – | – |" in line and "VGG11" in line for line in lines)
+    assert "| right lung | 141 | 0.961 | 0.958 | 0.948 |" in lines
+    assert "| left lung | 140 | 0.941 | 0.938 | 0.928 |" in lines
+    assert any("Pix2Pix −0.013 [−0.015, −0.011]" in line for line in lines)
+    assert "those of JSRT, on which nothing was trained or chosen, at 224×224" in lines[0]
+
+
+@pytest.mark.parametrize("part", ["data", "external"])
+def test_what_was_never_scored_has_no_row(part):
+    results = {key: values for key, values in RESULTS_BY_HAND.items() if key != part}
+    text = render_readme_table(results) + render_model_card(results, WEIGHTS_BY_HAND)
+    assert ("| 247 |" in text, "| 141 |" in text) == (part == "data", part == "external")
+
+
+def test_the_card_says_what_was_recorded_and_how_it_was_trained():
+    lines = render_model_card(RESULTS_BY_HAND, WEIGHTS_BY_HAND).splitlines()
+    assert "| U-Net | unet.npz | 1,900,000 | 3.7 MB | 256×256 | 0.051 |" in lines
+    assert "| setting | U-Net | Pix2Pix |" in lines
+    assert "| epochs run | 25 | 12 |" in lines
+    assert "| `model_options.base_filters` | 16 | – |" in lines
+    assert "| `learning_rate` | 0.001 | 0.0002 |" in lines
+    (shared,) = [line for line in lines if line.startswith("The same for all: ")]
+    assert "training images 498, validation images 58, best epoch 21, " in shared
+    assert "minutes of training 44, " in shared and "`augmentation.jitter` 0, " in shared
+    assert "| under 16 years | 9 | 0.948 | 0.948 | 0.948 |" in lines
+    assert "| Pix2Pix | 247 | 0.943 | 0.876 | 0.987 | 13.3 | 2.97 |" in lines
+    montgomery = "| U-Net of Shenzhen | Montgomery | 138 | 0.956 |"
+    assert any(line.startswith(montgomery) for line in lines)
+    assert any("(A Processor; one image at a time)" in line for line in lines)
+    assert any(line.startswith("**Not a medical device.**") for line in lines)
+
+
+def test_the_section_written_by_hand_survives_a_new_card():
+    first = render_model_card(RESULTS_BY_HAND, WEIGHTS_BY_HAND)
+    assert failures_of(first) == NOT_WRITTEN
+    assert failures_of("") == NOT_WRITTEN
+    text = "A lung behind fluid is cut.\n\n### Children\nSee the table; \\1 stays."
+    card = first.replace(NOT_WRITTEN, text)
+    assert failures_of(card) == text
+    again = render_model_card(RESULTS_BY_HAND, WEIGHTS_BY_HAND, failures_of(card))
+    assert again == card
+    assert again.index(text) < again.index("## Terms")
+
+
+def test_only_what_stands_between_the_markers_is_replaced():
+    page = f"before\n{BEGIN}\nold\n\ntable\n{END}\nafter\n"
+    assert marked(page) == "old\n\ntable\n"
+    assert replace_marked(page, "new \\1\n") == f"before\n{BEGIN}\nnew \\1\n{END}\nafter\n"
+
+
+@pytest.mark.parametrize("page", ["nothing", f"{BEGIN}\nno end\n", f"{BEGIN}\n{END}\n" * 2])
+def test_a_page_without_its_markers_is_refused(page):
+    with pytest.raises(LungsegError, match="Put the two lines back"):
+        replace_marked(page, "new\n")
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict:
+    if not (WEIGHTS / RESULTS).is_file():
+        pytest.skip("no results are recorded yet: `make benchmark` writes them")
+    return json.loads((WEIGHTS / RESULTS).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def weights(recorded) -> dict:
+    return json.loads((WEIGHTS / INDEX).read_text(encoding="utf-8"))
+
+
+def test_the_readme_has_a_place_for_the_results(repository):
+    assert marked((repository / "README.md").read_text(encoding="utf-8"))
+
+
+def test_the_readme_shows_the_recorded_results(recorded, repository):
+    page = (repository / "README.md").read_text(encoding="utf-8")
+    assert marked(page) == render_readme_table(recorded)
+
+
+def test_the_card_shows_the_recorded_results(recorded, weights):
+    card = (WEIGHTS / CARD).read_text(encoding="utf-8")
+    assert card == render_model_card(recorded, weights, failures_of(card))
+    assert failures_of(card) != NOT_WRITTEN
+
+
+def test_the_recorded_results_are_those_of_the_shipped_weights(recorded, weights):
+    for part in recorded.values():
+        for name, digest in part["made_with"]["weights"].items():
+            assert digest == weights[name]["sha256"], name
+
+
+def test_every_case_is_in_the_recorded_results(recorded):
+    figures = recorded["data"]["figures"]
+    counts = {group: regions["both"]["n"] for group, regions in figures["test"]["unet"].items()}
+    wanted = {"all": 141, "source=montgomery": 28, "source=shenzhen": 113, "questionable=no": 127}
+    assert {group: counts[group] for group in wanted} == wanted
+    assert figures["cross"]["unet-shenzhen"]["all"]["both"]["n"] == 138
+    assert figures["cross"]["unet-montgomery"]["all"]["both"]["n"] == 566
+    assert recorded["external"]["figures"]["unet"]["both"]["n"] == 247
