@@ -149,10 +149,10 @@ def _protocol(results: Mapping[str, dict]) -> str:
         "The probability is resized (bilinear) to 512×512, for the external set to "
         f"{external}, thresholded at 0.5 and post-processed: the largest piece stays, the second "
         "where it covers at least 1 %, and their holes are filled. Figures are means over images. "
-        "HD95 and ASSD are distances between outlines, in pixels of that size. Intervals are 95 % percentile "
-        f"bootstrap intervals of {RESAMPLES:,} resamples of patients within each source, none under "
-        f"{MINIMUM_PATIENTS} patients. They cover the sampling of cases, not of trainings. "
-        "`results.json` holds all figures, and what they were computed with.\n"
+        "HD95 and ASSD are distances between outlines, in pixels of that size. Intervals are 95 % "
+        f"percentile bootstrap intervals of {RESAMPLES:,} resamples of patients within each "
+        f"source, none under {MINIMUM_PATIENTS} patients. They cover the sampling of cases, not of "
+        "trainings. `results.json` holds all figures, and what they were computed with.\n"
     )
 
 
