@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 from lungseg_utils.checkpoints import LAST, Progress, save_checkpoint
 from lungseg_utils.errors import TrainingDivergedError
 from lungseg_utils.records import write_atomically
+from lungseg_utils.runs import BEST
 
 MONITOR = "val_dice"
-BEST = "best.weights.h5"
 HISTORY = "history.csv"
 
 # A checkpoint holds weights and optimizer, hundreds of MB for the large networks. On Drive each

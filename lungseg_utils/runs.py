@@ -12,6 +12,7 @@ from lungseg_utils.errors import LungsegError, MissingInputError
 from lungseg_utils.records import read_json
 
 RECORD = "run.json"
+BEST = "best.weights.h5"
 NOTEBOOKS = {
     "unet": "04_train_unet",
     "unetpp": "05_train_unetpp",
@@ -46,7 +47,7 @@ class Run:
     @property
     def best_weights(self) -> Path:
         """The weights of the epoch with the best validation Dice."""
-        return self.folder / "best.weights.h5"
+        return self.folder / BEST
 
     def load_model(self):
         """Build the run's network and load its best weights.
@@ -82,7 +83,7 @@ def load_run(folder: Path | str) -> Run:
         MissingInputError: There is no run, or it has not finished an epoch.
     """
     folder = Path(folder)
-    if not (folder / RECORD).is_file() or not (folder / "best.weights.h5").is_file():
+    if not (folder / RECORD).is_file() or not (folder / BEST).is_file():
         notebook = NOTEBOOKS.get(folder.name, "04_train_unet, 05_train_unetpp or 06_train_pix2pix")
         raise MissingInputError(
             "A run must be trained before it is used.",

@@ -33,6 +33,7 @@ LIMIT = 10_000_000  # bytes a file
 # What a run's record says about where the weights come from.
 _ORIGIN = (
     "data",
+    "sources",
     "best_epoch",
     "epochs_run",
     "best_val_dice",

@@ -507,6 +507,7 @@ def test_one_option_leaves_the_draws_of_another(noise):
 def test_options_survive_their_record():
     options = Augmentation(rotation=3, jitter=30)
     assert Augmentation.from_dict(options.to_dict()) == options
+    assert Augmentation.from_dict({"zoom": 0.1}) == replace(NONE, zoom=0.1)
     with pytest.raises(LungsegError, match="shear"):
         Augmentation.from_dict({"shear": 1})
     assert set(NONE.to_dict().values()) == {0}

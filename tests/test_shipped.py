@@ -146,6 +146,7 @@ def test_the_index_tells_what_was_shipped_and_where_it_comes_from(runs, folder):
     assert entry["best_val_dice"] == pytest.approx(run.history["val_dice"].max(), abs=1e-6)
     assert entry["epochs_run"] == 2 and entry["best_epoch"] in (1, 2)
     assert entry["training_seconds"] > 0
+    assert entry["sources"] == ["montgomery", "shenzhen"]
     assert entry["versions"]["keras"] and entry["backend"] == "tensorflow"
     assert entry["dtype_policy"] == "float32" and "git_commit" in entry
     assert {path.name for path in folder.iterdir()} == {

@@ -144,7 +144,7 @@ class Augmentation:
 
     @classmethod
     def from_dict(cls, values: dict[str, float]) -> Augmentation:
-        """Read what `to_dict` wrote.
+        """Read what `to_dict` wrote; an option that it did not know yet is off.
 
         Raises:
             LungsegError: An option is unknown.
@@ -156,7 +156,7 @@ class Augmentation:
                 ", ".join(unknown),
                 "Remove or correct the unknown options.",
             )
-        return cls(**values)
+        return cls(**{**dict.fromkeys(known, 0), **values})
 
     def _draw_geometry(
         self, height: int, width: int, rng: np.random.Generator

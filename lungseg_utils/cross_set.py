@@ -1,0 +1,60 @@
+"""Networks trained on one source alone, scored on the other: what is left of a figure elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lungseg_utils.benchmarking.networks import Network
+from lungseg_utils.data.imaging import resize_image
+from lungseg_utils.data.manifest import SOURCES
+from lungseg_utils.errors import LungsegError
+from lungseg_utils.evaluation.scoring import score_run
+from lungseg_utils.runs import BEST, Run, load_run
+from lungseg_utils.shipped import SHIPPED, ShippedRun, load_shipped
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lungseg_utils.data.cases import Cases
+    from lungseg_utils.workspace import Workspace
+
+
+def single_source_runs(workspace: Workspace) -> list[Run | ShippedRun]:
+    """Runs of a workspace that were trained on one source alone; if there is none, the shipped.
+
+    Args:
+        workspace: Its runs are read.
+    """
+    runs = [load_run(path.parent) for path in sorted(workspace.runs.glob(f"*/{BEST}"))]
+    alone = [run for run in runs if len(run.record.get("sources", SOURCES)) == 1]
+    return alone or [load_shipped(name) for name in SHIPPED if "-" in name]
+
+
+def score_cross_set(run: Run | ShippedRun, cases: Cases) -> pd.DataFrame:
+    """Score a network on every case with a mask of the sources that it was not trained on.
+
+    Args:
+        run: Trained on some of the sources.
+        cases: Prepared at the size to score at, of any split.
+
+    Returns:
+        As `score_run`; every case of the other source counts, as none of them was seen.
+
+    Raises:
+        LungsegError: There is no such case.
+    """
+    index = cases.index
+    unseen = ~index["source"].isin(run.record["sources"]) & (index["has_mask"] == 1)
+    other = cases.take(np.flatnonzero(unseen))
+    if not len(other):
+        raise LungsegError(
+            "Scoring across sources needs cases of a source that the network has not seen.",
+            f"{run.name}, trained on {' and '.join(run.record['sources'])}",
+            "Prepare both sources, and train with SOURCE 'montgomery' or 'shenzhen'.",
+        )
+    size = run.config.size
+    seen = np.stack([resize_image(image, size) for image in other.images])
+    probability = Network(run, run.load_model()).predict(seen)
+    return score_run(run.name, other.ids, probability, other)
