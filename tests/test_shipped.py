@@ -13,6 +13,7 @@ import pytest
 from lungseg_utils import shipped
 from lungseg_utils.config import TrainingConfig
 from lungseg_utils.data.augmentation import NONE
+from lungseg_utils.data.imaging import resize_mask
 from lungseg_utils.data.phantom import render_phantom
 from lungseg_utils.errors import LungsegError, MissingInputError
 from lungseg_utils.evaluation.metrics import dice
@@ -368,6 +369,17 @@ def test_shipped_networks_find_the_lungs_of_a_phantom(index, name):
 
         assert result.mask.shape == (512, 480)
         assert dice(result.mask, left | right) > PHANTOM_DICE, seed
+
+
+def test_a_film_and_its_small_copy_get_the_same_lungs(index, shared_data):
+    """The copies are resampled by another kernel, and sharper than what a film is reduced to."""
+    segmenter = Segmenter.load("unet")
+    originals = sorted((shared_data / "originals" / "CXR_png").iterdir())
+    assert len(originals) == 6
+    for original in originals:
+        film = segmenter.segment(original).mask
+        copy = segmenter.segment(shared_data / "nlm512" / "CXR_png" / original.name).mask
+        assert dice(resize_mask(film, 512), copy) >= 0.995, original.name
 
 
 def test_the_terms_stand_beside_the_weights():
