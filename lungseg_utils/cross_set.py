@@ -52,7 +52,7 @@ def score_cross_set(run: Run | ShippedRun, cases: Cases) -> pd.DataFrame:
         raise LungsegError(
             "Scoring across sources needs cases of a source that the network has not seen.",
             f"{run.name}, trained on {' and '.join(run.record['sources'])}",
-            "Prepare both sources, and train with SOURCE 'montgomery' or 'shenzhen'.",
+            "Prepare both sources, and train with TRAIN_SOURCE 'montgomery' or 'shenzhen'.",
         )
     size = run.config.size
     seen = np.stack([resize_image(image, size) for image in other.images])
