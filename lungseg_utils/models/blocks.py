@@ -69,6 +69,28 @@ def check_choice(name: str, value: object, choices: tuple) -> None:
         )
 
 
+def check_levels(size: int, base_filters: int, depth: int, patch_size: int) -> None:
+    """Check the shape of a network that halves patches of its input, level by level.
+
+    Raises:
+        LungsegError: A number is no count, or the size cannot be halved that often.
+    """
+    check_count("base_filters", base_filters)
+    check_count("depth", depth)
+    check_count("patch_size", patch_size)
+    check_size(size, patch_size * 2**depth)
+
+
+def check_normalisation(kind: str, batch_momentum: float) -> None:
+    """Check the arguments of `normalisation_layer`.
+
+    Raises:
+        LungsegError: There is no such kind, or the momentum is out of its range.
+    """
+    check_choice("normalisation", kind, NORMALISATIONS)
+    check_fraction("batch_momentum", batch_momentum)
+
+
 def normalisation_layer(kind: str, batch_momentum: float, name: str) -> keras.layers.Layer | None:
     """Return the normalisation layer of a kind, or None for "none".
 

@@ -40,7 +40,9 @@ def build_unet(
     Raises:
         LungsegError: A parameter is out of its range.
     """
-    _check(size, base_filters, depth, normalisation, dropout, batch_momentum, patch_size)
+    blocks.check_levels(size, base_filters, depth, patch_size)
+    blocks.check_normalisation(normalisation, batch_momentum)
+    blocks.check_fraction("dropout", dropout)
     inputs = keras.Input((size, size, 1), name="image")
     tensor, skips = blocks.patch_stem(inputs, base_filters, patch_size), []
     for level in range(depth + 1):
@@ -61,21 +63,3 @@ def build_unet(
         )
     probability = blocks.probability_head(tensor, "probability", patch_size)
     return keras.Model(inputs, probability, name="unet")
-
-
-def _check(
-    size: int,
-    base_filters: int,
-    depth: int,
-    normalisation: str,
-    dropout: float,
-    batch_momentum: float,
-    patch_size: int,
-) -> None:
-    blocks.check_count("base_filters", base_filters)
-    blocks.check_count("depth", depth)
-    blocks.check_count("patch_size", patch_size)
-    blocks.check_size(size, patch_size * 2**depth)
-    blocks.check_choice("normalisation", normalisation, blocks.NORMALISATIONS)
-    blocks.check_fraction("dropout", dropout)
-    blocks.check_fraction("batch_momentum", batch_momentum)

@@ -111,7 +111,8 @@ def build_unetpp(
         LungsegError: A parameter is out of its range, or the file holds other weights.
         DownloadError: The ImageNet weights cannot be fetched.
     """
-    _check(size, base_filters, depth, normalisation, batch_momentum, patch_size)
+    blocks.check_levels(size, base_filters, depth, patch_size)
+    blocks.check_normalisation(normalisation, batch_momentum)
     _check_encoder(depth, encoder, encoder_weights, patch_size)
     inputs = keras.Input((size, size, 1), name="image")
 
@@ -148,22 +149,6 @@ def build_unetpp(
         return DeeplySupervised(inputs, heads[0], name="unetpp")
     stacked = keras.layers.Concatenate(dtype="float32", name="heads")(heads)
     return DeeplySupervised(inputs, stacked, name="unetpp")
-
-
-def _check(
-    size: int,
-    base_filters: int,
-    depth: int,
-    normalisation: str,
-    batch_momentum: float,
-    patch_size: int,
-) -> None:
-    blocks.check_count("base_filters", base_filters)
-    blocks.check_count("depth", depth)
-    blocks.check_count("patch_size", patch_size)
-    blocks.check_size(size, patch_size * 2**depth)
-    blocks.check_choice("normalisation", normalisation, blocks.NORMALISATIONS)
-    blocks.check_fraction("batch_momentum", batch_momentum)
 
 
 def _check_encoder(
