@@ -5,7 +5,7 @@ with the unchanged recipe of the same seed. Test cases are never read. Goes on w
 
     python benchmarks/choices.py --workspace workspace/real
 
-The workspace holds the prepared X-rays of notebook 03 at 256 and 512. A setting takes about five
+The workspace holds the prepared X-rays of notebook 03 at 256 and 512. A setting takes about four
 minutes a seed on one core; `--only strong,mild` picks settings, so that cores share the work.
 """
 
@@ -43,8 +43,8 @@ BASE = TrainingConfig(
     schedule="cosine",
     weight_decay=0.0001,
     batch_size=8,
-    epochs=20,
-    patience=20,
+    epochs=12,
+    patience=12,
     precision="mixed_bfloat16",
     augmentation=STRONG,
 )
@@ -56,7 +56,7 @@ CHOICES = {
     "questionable masks left out": BASE,
     "patches of 2": replace(BASE, model_options=PATCHES_OF_2),
     "Dice loss alone": replace(BASE, loss="dice"),
-    "40 epochs": replace(BASE, epochs=40, patience=40),
+    "24 epochs": replace(BASE, epochs=24, patience=24),
 }
 
 
