@@ -92,7 +92,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     """Each choice against the base of the same seed: mean, smallest and largest difference."""
     wide = table.set_index(["choice", "seed"])[["val", "val_unquestioned", "corrupted"]]
     paired = wide - wide.loc["base"].reindex(wide.index, level="seed")
-    grouped = paired.drop(index="base").groupby("choice", sort=False)
+    grouped = paired.drop(index="base").dropna().groupby("choice", sort=False)
     return grouped.agg(["mean", "min", "max"]).round(4)
 
 
@@ -112,7 +112,9 @@ def main() -> None:
                 run = train_one(choice, seed, cases, workspace.root / "choices")
                 row = {"choice": choice, "seed": seed, **figures(run, val)}
                 add(row)
-    print(differences(pd.read_csv(TABLE)).to_string())
+    table = pd.read_csv(TABLE)
+    if "base" in set(table["choice"]):
+        print(differences(table).to_string())
 
 
 def known(choice: str, seed: int) -> bool:
