@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from lungseg_utils.data.augmentation import Augmentation
 from lungseg_utils.data.imaging import Preprocessing
@@ -16,7 +16,14 @@ CHOICES = {
     "precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     "distribute": ("none", "mirrored"),
 }
-_AT_LEAST = {"size": 16, "batch_size": 1, "epochs": 1, "patience": 1, "seed": 0}
+_AT_LEAST = {
+    "size": 16,
+    "batch_size": 1,
+    "epochs": 1,
+    "half_size_epochs": 0,
+    "patience": 1,
+    "seed": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class TrainingConfig:
         weight_decay: AdamW's decay, not applied to biases and normalisation.
         batch_size: Images a step.
         epochs: Passes over the training images at most.
+        half_size_epochs: Train first for so many epochs on images of half the size, which cost a
+            quarter, and go on from the best weights (progressive resizing, Howard 2018); 0: train
+            at full size from the start.
+        half_size_learning_rate: Initial learning rate of that stage.
         patience: Epochs without a better validation Dice before training stops.
         precision: `auto` takes bfloat16 on GPUs that have it natively, float16 on other
             GPUs (the T4) and float32 on a CPU.
@@ -58,6 +69,8 @@ class TrainingConfig:
     weight_decay: float = 0.0
     batch_size: int = 16
     epochs: int = 50
+    half_size_epochs: int = 0
+    half_size_learning_rate: float = 1e-3
     patience: int = 10
     precision: str = "auto"
     distribute: str = "none"
@@ -81,13 +94,32 @@ class TrainingConfig:
                     repr(value),
                     f"Raise {name}.",
                 )
-        if not self.learning_rate > 0 or self.weight_decay < 0 or not 0 <= self.beta_1 < 1:
+        rates = self.learning_rate, self.half_size_learning_rate
+        if not all(rate > 0 for rate in rates) or self.weight_decay < 0 or not 0 <= self.beta_1 < 1:
             raise LungsegError(
-                "learning_rate is above 0, weight_decay at least 0 and beta_1 in [0, 1).",
-                f"learning_rate {self.learning_rate}, weight_decay {self.weight_decay}, "
-                f"beta_1 {self.beta_1}",
+                "Learning rates are above 0, weight_decay at least 0 and beta_1 in [0, 1).",
+                f"learning_rate {rates[0]}, half_size_learning_rate {rates[1]}, "
+                f"weight_decay {self.weight_decay}, beta_1 {self.beta_1}",
                 "Choose values in these ranges, such as 0.001, 0.0001 and 0.9.",
             )
+
+        if self.half_size_epochs and self.size % 2:
+            raise LungsegError(
+                "Only an even size has a half.",
+                f"size {self.size} with half_size_epochs {self.half_size_epochs}",
+                "Choose an even size, or 0 for half_size_epochs.",
+            )
+
+    def half_size(self) -> TrainingConfig:
+        """The first stage of a training with `half_size_epochs`, as a training of its own."""
+        return replace(
+            self,
+            size=self.size // 2,
+            learning_rate=self.half_size_learning_rate,
+            epochs=self.half_size_epochs,
+            patience=self.half_size_epochs,
+            half_size_epochs=0,
+        )
 
     def to_dict(self) -> dict:
         """The configuration as JSON-ready values."""

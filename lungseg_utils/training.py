@@ -31,6 +31,9 @@ from lungseg_utils.models.registry import build_architecture, build_model
 from lungseg_utils.records import check_reusable, read_json, write_json
 from lungseg_utils.runs import RECORD, Run, load_run
 
+HALF_SIZE = "half_size"
+_OF_HALF_SIZE = ("epochs_run", "best_epoch", "best_val_dice", "training_seconds")
+
 
 class BatchDataset(keras.utils.PyDataset):
     """`CaseBatches` as Keras wants them; `epoch` is set before an epoch begins."""
@@ -60,7 +63,8 @@ def train(
 
     Writes into the run's folder: `run.json`, `history.csv`, `best.weights.h5` (best
     validation Dice), `last.npz` (to go on from). A second call with the same arguments
-    continues an interrupted run and returns a finished one; `epochs` may be raised.
+    continues an interrupted run and returns a finished one; `epochs` may be raised. A first
+    stage at half the size is a run of its own, in the folder `half_size` inside.
 
     Args:
         config: What to train, and how.
@@ -84,6 +88,12 @@ def train(
     if record.get("finished") and record["config"]["epochs"] == config.epochs:
         print(f"Run {folder.name} is trained already; its best weights are used.")
         return load_run(folder)
+    half = None
+    if config.half_size_epochs and not (folder / LAST).is_file():
+        # On disk before the first stage begins, so that a change of parameters is noticed.
+        write_json(folder / RECORD, record)
+        half = _train_half_size(config, train_cases, val_cases, folder)
+        record["half_size"] = {name: half.record[name] for name in _OF_HALF_SIZE}
     print(describe_device())
     keras.utils.set_random_seed(config.seed)
     train_batches = _batches(config, train_cases, train=True)
@@ -96,6 +106,8 @@ def train(
     if (folder / LAST).is_file():
         progress = restore_checkpoint(folder / LAST, model)
         print(f"Going on after epoch {progress.epoch}.")
+    elif half:
+        model.set_weights(half.load_model().get_weights())
     record |= {"sources": sorted(set(train_cases.index["source"])), **_environment(policy)}
     write_json(folder / RECORD, record)
     if progress.epoch < config.epochs and not progress.stopped_early:
@@ -131,6 +143,13 @@ def compile_model(config: TrainingConfig, steps: int, policy: str = "float32") -
     # Built before the first step, so that a checkpoint can be restored into it.
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+def _train_half_size(
+    config: TrainingConfig, train_cases: Cases, val_cases: Cases, folder: Path
+) -> Run:
+    print(f"First stage, at {config.size // 2} × {config.size // 2}:")
+    return train(config.half_size(), train_cases.halved(), val_cases.halved(), folder / HALF_SIZE)
 
 
 def _fit(

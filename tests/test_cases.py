@@ -47,6 +47,20 @@ def test_ages_may_all_be_unknown(cases, tmp_path):
     pd.testing.assert_frame_equal(read_index(path), index)
 
 
+def test_halved_cases_average_images_and_ask_masks_for_a_majority(cases):
+    image = np.array([[0, 10, 20, 20], [20, 30, 20, 20]] * 2, np.uint8)
+    mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]] * 2, np.uint8)
+    rows = np.ones((7, 1, 1), np.uint8)
+
+    half = Cases(image * rows, mask * rows, cases.index, "digest").halved()
+
+    assert half.size == 2
+    np.testing.assert_array_equal(half.images[6], [[15, 20], [15, 20]])
+    np.testing.assert_array_equal(half.masks[6], [[1, 0], [1, 0]])
+    assert half.ids == cases.ids
+    assert half.digest != "digest"
+
+
 def test_selection_keeps_rows_together(cases):
     chosen = cases.select(["train", "test"])
     assert chosen.ids == ["CHNCXR_0001_0", "CHNCXR_0002_1", "MCUCXR_0001_0", "MCUCXR_0002_1"]

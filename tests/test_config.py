@@ -31,10 +31,12 @@ def test_configuration_survives_json():
         ("precision", "float64"),
         ("distribute", "all"),
         ("epochs", 0),
+        ("half_size_epochs", -1),
         ("batch_size", 2.0),
         ("patience", True),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
+        ("half_size_learning_rate", float("nan")),
         ("weight_decay", -1e-4),
         ("beta_1", 1.0),
     ],
@@ -42,6 +44,11 @@ def test_configuration_survives_json():
 def test_value_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(LungsegError, match=name):
         TrainingConfig(**{name: value})
+
+
+def test_an_odd_size_has_no_half():
+    with pytest.raises(LungsegError, match="size 255 with half_size_epochs 3"):
+        TrainingConfig(size=255, half_size_epochs=3)
 
 
 def test_unknown_name_of_another_version_is_refused():

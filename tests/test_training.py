@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -75,6 +77,48 @@ def test_best_weights_are_those_of_the_best_epoch(trained):
     overlap = 2 * (truth & found).sum((1, 2)) / (truth.sum((1, 2)) + found.sum((1, 2)))
 
     assert overlap.mean() == pytest.approx(trained.record["best_val_dice"], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def two_stages(tmp_path_factory):
+    config = tiny_config(size=64, half_size_epochs=6, half_size_learning_rate=0.01, epochs=2)
+    cases = tiny_cases(8, size=64), tiny_cases(4, size=64, seed=1, split="val")
+    return train(config, *cases, tmp_path_factory.mktemp("runs") / "unet"), cases
+
+
+def test_the_first_stage_is_a_training_at_half_the_size_that_the_second_goes_on_from(two_stages):
+    run, cases = two_stages
+    half = load_run(run.folder / "half_size")
+    assert (half.config.size, half.config.epochs, half.record["epochs_run"]) == (32, 6, 6)
+    assert run.record["half_size"]["best_val_dice"] == half.record["best_val_dice"]
+
+    alone = train(replace(run.config, half_size_epochs=0), *cases, run.folder.parent / "alone")
+
+    assert run.history["loss"][0] < 0.8 * alone.history["loss"][0]
+
+
+def test_a_second_stage_goes_on_without_its_first(two_stages):
+    run, cases = two_stages
+    shutil.rmtree(run.folder / "half_size")
+
+    raised = train(replace(run.config, epochs=3), *cases, run.folder)
+
+    assert raised.record["epochs_run"] == 3
+    assert raised.record["half_size"] == run.record["half_size"]
+
+
+def test_an_interrupted_first_stage_goes_on_and_notices_other_parameters(tmp_path, monkeypatch):
+    config = tiny_config(size=64, half_size_epochs=2, epochs=1)
+    cases = tiny_cases(8, size=64), tiny_cases(4, size=64, seed=1, split="val")
+    with monkeypatch.context() as patch, pytest.raises(InterruptionError):
+        patch.setattr(
+            EpochClock, "on_epoch_begin", lambda self, epoch, logs=None: _break_in(1, epoch)
+        )
+        train(config, *cases, tmp_path / "unet")
+
+    with pytest.raises(StaleOutputError, match="seed was 0, now 1"):
+        train(replace(config, seed=1), *cases, tmp_path / "unet")
+    assert train(config, *cases, tmp_path / "unet").record["half_size"]["epochs_run"] == 2
 
 
 def test_finished_run_is_not_trained_again(trained, capsys):

@@ -11,6 +11,7 @@ import numpy as np
 
 from lungseg_utils.data.manifest import COLUMNS, SOURCES, SPLITS, to_row
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.records import digest_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +93,18 @@ class Cases:
                 f"A source is one of all, {', '.join(SOURCES)}.", repr(source), "Name one of them."
             )
         return self.take(np.flatnonzero(self.index["source"] == source))
+
+    def halved(self) -> Cases:
+        """Copy the cases at half the size into memory, as if they had been prepared at it."""
+        from lungseg_utils.data.imaging import resize_image, resize_mask
+
+        half = self.size // 2
+        return Cases(
+            np.stack([resize_image(np.asarray(image), half) for image in self.images]),
+            np.stack([resize_mask(np.asarray(mask), half) for mask in self.masks]),
+            self.index,
+            digest_of([self.digest, "halved"]),
+        )
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Cases:
         """Copy the cases of these row numbers, in this order, into memory."""
