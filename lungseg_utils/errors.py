@@ -42,6 +42,18 @@ class DownloadError(LungsegError):
     """A source could not be fetched, or what arrived is not the data set."""
 
 
+class StorageError(LungsegError):
+    """A disk or drive is full, read-only or gone; nothing half-written has a final name."""
+
+
+class LockedError(LungsegError):
+    """Another process writes there; the message names it."""
+
+
+class MemoryExhaustedError(LungsegError):
+    """The network does not fit the memory of the GPU or the machine; says what to lower."""
+
+
 class TrainingDivergedError(LungsegError):
     """The loss became NaN or infinite."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,23 +11,55 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from lungseg_utils.errors import StaleOutputError
+from lungseg_utils.storage import explained, flush_to_disk, retry_passing
 
 _ABSENT = "(absent)"
+_PARTIAL = ".partial-"
 
 
-def write_atomically(path: Path | str, write: Callable[[Path], None]) -> Path:
+def write_atomically(
+    path: Path | str, write: Callable[[Path], None], make_folder: bool = True
+) -> Path:
     """Write a file under a temporary name and rename it, so that it is whole or absent.
 
+    What a network drive fails at in passing is tried again for a quarter of a minute.
+
     Args:
-        path: Final name; its folder is made where missing.
+        path: Final name.
         write: Called with the temporary path, which has the final name's suffixes.
+        make_folder: Make the folder where missing. Without, a folder whose drive was unmounted
+            is not made anew on the disk below it.
 
     Returns:
         The final path.
+
+    Raises:
+        StorageError: The disk is full, read-only or gone; what was there before is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix="-" + path.name, dir=path.parent)
+    with explained(path):
+        retry_passing(lambda: _write_once(path, write, make_folder))
+    return path
+
+
+def remove_partial(path: Path | str) -> None:
+    """Remove what processes left that were killed while they wrote a file.
+
+    Args:
+        path: The file, or a folder for all files in it. Nobody else may be writing there.
+    """
+    path = Path(path)
+    folder, name = (path, "*") if path.is_dir() else (path.parent, path.name)
+    for left in folder.glob(f"{_PARTIAL}*-{name}"):
+        if left.is_file():
+            with explained(left):
+                left.unlink(missing_ok=True)
+
+
+def _write_once(path: Path, write: Callable[[Path], None], make_folder: bool) -> None:
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix="-" + path.name, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -35,10 +68,12 @@ def write_atomically(path: Path | str, write: Callable[[Path], None]) -> Path:
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
+        flush_to_disk(temporary)
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        # On a drive that is gone this fails too, and the first error is the one to tell.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path | str, data: dict) -> Path:

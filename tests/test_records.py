@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import resource
 import stat
 from pathlib import Path
 
@@ -9,13 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg_utils.errors import LungsegError, ManifestError, StaleOutputError
+from lungseg_utils import storage
+from lungseg_utils.errors import LungsegError, ManifestError, StaleOutputError, StorageError
 from lungseg_utils.records import (
     check_reusable,
     differing,
     digest_of,
     file_sha256,
     read_json,
+    remove_partial,
     write_atomically,
     write_json,
 )
@@ -65,6 +70,76 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "Free some space"),
+        (errno.EDQUOT, "empty the bin"),
+        (errno.EROFS, "writable"),
+        (errno.EACCES, "another WORKSPACE"),
+        (errno.EIO, "01_mount_drive"),
+        (errno.ENOTCONN, "01_mount_drive"),
+    ],
+)
+def test_a_full_or_lost_disk_is_explained_at_every_step(
+    tmp_path: Path, monkeypatch, step, number, advice
+):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    calls = _fail_at(monkeypatch, step, number, times=99)
+
+    with pytest.raises(StorageError, match=advice) as caught:
+        write_atomically(path, lambda temporary: _write(temporary, "new"))
+
+    assert "a.txt" in caught.value.received and os.strerror(number) in caught.value.received
+    assert isinstance(caught.value.__cause__, OSError)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    assert len(calls) == (5 if number in (errno.EIO, errno.ENOTCONN) else 1)
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_what_fails_in_passing_is_tried_again(tmp_path: Path, monkeypatch, step):
+    calls = _fail_at(monkeypatch, step, errno.ENOTCONN, times=2)
+
+    path = write_atomically(tmp_path / "a.txt", lambda temporary: _write(temporary, "new"))
+
+    assert len(calls) == 3
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_larger_than_the_system_allows_is_refused(tmp_path: Path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(StorageError, match="must have room"):
+            write_atomically(tmp_path / "a", lambda path: path.write_bytes(bytes(2 << 20)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_vanished_is_not_made_anew_where_that_is_not_wanted(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "gone" / "a", lambda path: None, make_folder=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_processes_left_of_a_file_is_removed_and_nothing_else(tmp_path: Path):
+    for name in (".partial-x1-a.npz", ".partial-x2-a.npz", ".partial-x3-b.npz", "a.npz"):
+        (tmp_path / name).touch()
+    (tmp_path / ".partial-256").mkdir()
+    remove_partial(tmp_path / "a.npz")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".partial-x3-b.npz",
+        "a.npz",
+        ".partial-256",
+    }
+    remove_partial(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.npz", ".partial-256"}
 
 
 def test_json_comes_back_as_it_was_and_is_readable(tmp_path: Path):
@@ -136,6 +211,26 @@ def test_ignored_keys_may_differ():
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
+
+
+def _fail_at(monkeypatch, step: str, number: int, times: int) -> list:
+    """Let a step of writing fail so many times; returns the calls of that step."""
+    owner, name = {
+        "write": (Path, "write_text"),
+        "fsync": (os, "fsync"),
+        "replace": (Path, "replace"),
+    }[step]
+    original, calls = getattr(owner, name), []
+
+    def failing(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) <= times:
+            raise OSError(number, os.strerror(number))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, failing)
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+    return calls
 
 
 def _touched(folder: Path) -> Path:
