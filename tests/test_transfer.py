@@ -25,7 +25,7 @@ from lungseg_utils.data.http_answers import (
     read_retry_after,
 )
 from lungseg_utils.data.transfer import MissingFileError, Patience, download_file
-from lungseg_utils.errors import DownloadError, LungsegError
+from lungseg_utils.errors import DownloadError, LungsegError, StorageError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 CHANGED = np.random.default_rng(1).bytes(300_000)
@@ -406,9 +406,8 @@ def test_a_full_disk_ends_it_and_what_arrived_is_continued(server, target: Path,
             FullDisk(whole(path, mode), 120_000) if mode == "ab" else whole(path, mode, **options)
         ),
     )
-    with pytest.raises(DownloadError, match="No space left") as caught:
+    with pytest.raises(StorageError, match="No space left"):
         fetch(server, target)
-    assert "Free some space" in caught.value.advice
     assert not target.exists()
     monkeypatch.undo()
     fetch(server, target)
@@ -423,10 +422,15 @@ def test_a_file_larger_than_the_free_space_is_refused_at_once(server, target: Pa
     assert list(target.parent.iterdir()) == []
 
 
-def test_a_target_that_cannot_be_written(server, tmp_path: Path):
-    (tmp_path / "file").touch()
-    with pytest.raises(DownloadError, match=r"at .*x\.png\.part"):
-        fetch(server, tmp_path / "file" / "x.png")
+def test_a_read_only_folder_is_told_before_anything_is_asked(server, target: Path, monkeypatch):
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    target.parent.mkdir()
+    monkeypatch.setattr(partial_file.Path, "open", refuse)
+    with pytest.raises(StorageError, match=r"x\.png\.part \(Read-only"):
+        fetch(server, target)
+    assert server.requests == []
 
 
 # --- killed

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
 from lungseg_utils.data.http_answers import Version
-from lungseg_utils.errors import DownloadError
+from lungseg_utils.errors import StorageError
 from lungseg_utils.records import read_json, write_json
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+from lungseg_utils.storage import explained, flush_to_disk
 
 
 class PartialFile:
@@ -28,7 +24,7 @@ class PartialFile:
         url: Where it comes from; a part from elsewhere is not continued.
 
     Raises:
-        DownloadError: The folder cannot be written to, here and in every method.
+        StorageError: The disk is full, read-only or gone, here and in every method.
     """
 
     def __init__(self, target: Path, url: str) -> None:
@@ -36,7 +32,7 @@ class PartialFile:
         self.path = target.with_name(target.name + ".part")
         self._record = target.with_name(target.name + ".part.json")
         self._url = url
-        with self._explained():
+        with explained(self.path):
             target.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab")
         self.version = self._read_version()
@@ -56,35 +52,34 @@ class PartialFile:
     def begin(self, version: Version) -> None:
         """Empty the part and record the content that comes now."""
         self.discard()
-        with self._explained():
+        with explained(self.path):
             write_json(self._record, {"url": self._url, **asdict(version)})
         self.version = version
 
     def append(self, block: bytes) -> None:
         """Add bytes."""
-        with self._explained():
+        with explained(self.path):
             self._file.write(block)
 
     def discard(self) -> None:
         """Forget what has arrived."""
         self.version = Version()
-        with self._explained():
+        with explained(self.path):
             self._file.truncate(0)
             self._file.seek(0)
 
     def finish(self) -> Path:
         """Put the file under its final name; to be called when it is whole."""
-        with self._explained():
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        with explained(self.path):
             self._file.close()
+            flush_to_disk(self.path)
             self.path.replace(self.target)
             self._record.unlink(missing_ok=True)
         return self.target
 
     def close(self) -> None:
         """Stop writing; what has arrived stays, but nothing is left of a part without bytes."""
-        with self._explained():
+        with explained(self.path):
             self._file.close()
             if self.path.is_file() and not self.path.stat().st_size:
                 self._record.unlink(missing_ok=True)
@@ -100,7 +95,7 @@ class PartialFile:
         trace: TracebackType | None,
     ) -> None:
         # The first error says more than that of a disk which is full again.
-        with contextlib.suppress(DownloadError) if error else contextlib.nullcontext():
+        with contextlib.suppress(StorageError) if error else contextlib.nullcontext():
             self.close()
 
     def _read_version(self) -> Version:
@@ -110,15 +105,3 @@ class PartialFile:
             return Version(**record) if record.pop("url") == self._url else Version()
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return Version()
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            cure = "Free some space" if error.errno in _FULL else "Make the folder writable"
-            raise DownloadError(
-                "The disk takes what is downloaded.",
-                f"{error.strerror or error} at {self.path}",
-                f"{cure}, and run it again: what has arrived is kept and not fetched twice.",
-            ) from error

@@ -102,8 +102,9 @@ def download_file(
     Raises:
         MissingFileError: The server has no such file.
         DownloadError: The server refuses, keeps failing, sends a web page, compresses what it
-            should not, or does not say how long the file is; or the disk takes no more.
+            should not, or does not say how long the file is.
         LungsegError: The file is larger than the free space.
+        StorageError: The disk is full, read-only or gone; what has arrived is kept.
     """
     path = Path(path)
     if path.is_file():
