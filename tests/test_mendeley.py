@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from misbehaving_server import Answer, MisbehavingServer, Served
+
+from lungseg_utils.data.manifest import load_manifest
+from lungseg_utils.data.mendeley import ARCHIVE_NAME, download_mendeley
+from lungseg_utils.data.pairing import pair_bundle
+from lungseg_utils.errors import DownloadError
+
+TOP = "Chest X-ray dataset for lung segmentation"
+IDS = ("CHNCXR_0001_0", "CHNCXR_0002_0", "MCUCXR_0001_0")
+CASES = [case for case in load_manifest() if case.image_id in IDS]
+UNMASKED = next(case for case in load_manifest() if not case.mask_file)
+BUNDLE = {
+    "CXR_png/CHNCXR_0001_0.png": b"image 1",
+    "CXR_png/CHNCXR_0002_0.png": b"image 2",
+    "CXR_png/MCUCXR_0001_0.png": b"image 3",
+    "masks/CHNCXR_0001_0_mask.png": b"mask 1",
+    "masks/CHNCXR_0002_0_mask.png": b"mask 2",
+    "masks/MCUCXR_0001_0.png": b"mask 3",
+}
+PLAIN = {
+    "Shenzhen/img/CHNCXR_0001_0.png": b"image 1",
+    "Shenzhen/img/CHNCXR_0002_0.png": b"image 2",
+    "Montgomery/img/MCUCXR_0001_0.png": b"image 3",
+    "Shenzhen/mask/CHNCXR_0001_0.png": b"mask 1",
+    "Shenzhen/mask/CHNCXR_0002_0.png": b"mask 2",
+    "Montgomery/mask/MCUCXR_0001_0.png": b"mask 3",
+}
+
+
+def pack(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def under(top: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{top}/{name}": content for name, content in files.items()}
+
+
+def inner(name: str) -> bytes:
+    return pack({path: content for path, content in PLAIN.items() if path.startswith(name)})
+
+
+def with_suffixes(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {
+        name.replace(".png", "_mask.PNG" if "/mask/" in name else ".PNG"): content
+        for name, content in files.items()
+    }
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with MisbehavingServer() as server:
+        server.always["/download"] = Answer(status=302, headers={"Location": "/cache.zip"})
+        yield server
+
+
+@pytest.fixture
+def fetch(server: MisbehavingServer, tmp_path: Path):
+    def fetch(files: dict[str, bytes]) -> list[str]:
+        server.files["/cache.zip"] = Served(pack(files), etag='"1"')
+        url = server.url("/download")
+        return download_mendeley(tmp_path / "raw", tmp_path / "downloads", url, CASES)
+
+    return fetch
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        PLAIN,
+        under(TOP, PLAIN),
+        with_suffixes(PLAIN),
+        # The masks of Shenzhen as Kaggle names them, in one folder with the images.
+        {
+            f"Set/{name.split('/')[1]}": content
+            for name, content in BUNDLE.items()
+            if "MCU" not in name
+        }
+        | {name: content for name, content in PLAIN.items() if "MCU" in name},
+        {f"{TOP}/Shenzhen.zip": inner("Shenzhen"), f"{TOP}/Montgomery.zip": inner("Montgomery")},
+    ],
+    ids=["plain", "below a folder", "suffixes", "one folder", "archives inside"],
+)
+def test_two_sets_come_in_the_bundle_s_layout(fetch, files, tmp_path: Path):
+    others = {
+        f"{TOP}/Darwin/img/1.png": b"other",
+        f"{TOP}/Darwin.zip": b"not even an archive",
+        "__MACOSX/Shenzhen/img/._CHNCXR_0001_0.png": b"other",
+        "readme.txt": b"text",
+    }
+    assert fetch({**others, **files}) == []
+    assert tree(tmp_path / "raw") == BUNDLE
+    assert [path.name for path in (tmp_path / "downloads").iterdir()] == [ARCHIVE_NAME]
+    pairing = pair_bundle(tmp_path / "raw", CASES)
+    assert [pair.case.image_id for pair in pairing.pairs] == list(IDS)
+    assert not pairing.orphan_masks
+
+
+def test_another_format_keeps_its_suffix(fetch, tmp_path: Path):
+    files = {name.replace("png", "jpg"): content for name, content in PLAIN.items()}
+    assert fetch(files) == []
+    assert set(tree(tmp_path / "raw")) == {name.replace(".png", ".jpg") for name in BUNDLE}
+    assert len(pair_bundle(tmp_path / "raw", CASES).pairs) == 3
+
+
+def test_what_is_not_found_is_listed(fetch, tmp_path: Path, capsys):
+    del (files := dict(PLAIN))["Shenzhen/mask/CHNCXR_0002_0.png"]
+    assert fetch(files) == ["masks/CHNCXR_0002_0_mask.png"]
+    assert "Not in the archive (1): masks/CHNCXR_0002_0_mask" in capsys.readouterr().out
+    assert len(tree(tmp_path / "raw")) == 5
+
+
+def test_a_mask_that_the_manifest_does_not_know_is_left_out(server, tmp_path: Path):
+    image, mask = f"Shenzhen/img/{UNMASKED.image_file}", f"Shenzhen/mask/{UNMASKED.image_file}"
+    server.files["/cache.zip"] = Served(pack({image: b"image", mask: b"mask"}))
+    url = server.url("/download")
+    assert download_mendeley(tmp_path / "raw", tmp_path / "downloads", url, [UNMASKED]) == []
+    assert tree(tmp_path / "raw") == {f"CXR_png/{UNMASKED.image_file}": b"image"}
+
+
+def test_what_lies_there_is_kept_and_the_archive_fetched_once(fetch, server, tmp_path: Path):
+    fetch(PLAIN)
+    (tmp_path / "raw" / "masks" / "MCUCXR_0001_0.png").write_bytes(b"mine")
+    (tmp_path / "raw" / "CXR_png" / "MCUCXR_0001_0.png").unlink()
+    fetch(PLAIN)
+    assert tree(tmp_path / "raw") == {**BUNDLE, "masks/MCUCXR_0001_0.png": b"mine"}
+    assert len(server.asked("/cache.zip")) == 1
+
+
+def test_a_damaged_archive_is_not_kept(fetch, tmp_path: Path):
+    archive = tmp_path / "downloads" / ARCHIVE_NAME
+    archive.parent.mkdir()
+    archive.write_bytes(pack(PLAIN)[:-30])
+    with pytest.raises(DownloadError, match="whole zip file"):
+        fetch(PLAIN)
+    assert tree(tmp_path / "raw") == {}
+    fetch(PLAIN)
+    assert tree(tmp_path / "raw") == BUNDLE
+
+
+def test_another_layout_is_told_and_the_archive_kept(fetch, tmp_path: Path):
+    with pytest.raises(DownloadError, match=r"renamed/1\.png"):
+        fetch({"renamed/1.png": b"image"})
+    assert (tmp_path / "downloads" / ARCHIVE_NAME).is_file()
+    assert tree(tmp_path / "raw") == {}
+
+
+def test_a_refusal_says_where_to_put_the_archive(fetch, server, tmp_path: Path):
+    server.script("/download", Answer(status=403))
+    with pytest.raises(DownloadError, match="403 Forbidden") as caught:
+        fetch(PLAIN)
+    assert str(tmp_path / "downloads" / ARCHIVE_NAME) in caught.value.advice
+    assert "doi.org/10.17632/8gf9vpkhgy.2" in caught.value.advice
+    (tmp_path / "downloads" / ARCHIVE_NAME).write_bytes(pack(PLAIN))
+    fetch(PLAIN)
+    assert tree(tmp_path / "raw") == BUNDLE

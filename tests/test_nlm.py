@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from misbehaving_server import Answer, MisbehavingServer, Served
+
+from lungseg_utils.data import nlm
+from lungseg_utils.data.manifest import Case, load_manifest
+from lungseg_utils.data.nlm import SET_URLS, SHENZHEN_MASKS, download_nlm
+from lungseg_utils.data.pairing import pair_bundle
+from lungseg_utils.data.transfer import MissingFileError, Patience
+from lungseg_utils.errors import DownloadError, LungsegError
+
+PATIENT = Patience(sleep=lambda seconds: None)
+SIDES = ("ManualMask/leftMask", "ManualMask/rightMask")
+
+
+@pytest.fixture
+def cases() -> list[Case]:
+    """Two of Montgomery; three of Shenzhen, one of them without a mask."""
+    manifest = load_manifest()
+    montgomery = [case for case in manifest if case.source == "montgomery"][:2]
+    shenzhen = [case for case in manifest if case.source == "shenzhen"]
+    unmasked = next(case for case in shenzhen if not case.mask_file)
+    return [*shenzhen[:2], unmasked, *montgomery]
+
+
+@pytest.fixture
+def server(cases: list[Case], monkeypatch):
+    """NLM's two sets in its own folders; each file's content is its name."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with MisbehavingServer() as server:
+        for case in cases:
+            names = [f"CXR_png/{case.image_file}", f"ClinicalReadings/{case.image_id}.txt"]
+            if case.source == "montgomery":
+                names += [f"{side}/{case.image_file}" for side in SIDES]
+            for name in names:
+                server.files[f"/{case.source}/{name}"] = Served(name.encode())
+        yield server
+
+
+@pytest.fixture
+def kaggle(cases: list[Case], tmp_path: Path, monkeypatch) -> list[str]:
+    """The mask set as kagglehub's cache holds it; the list of what was asked for."""
+    cache, asked = tmp_path / "cache", []
+    (cache / "mask" / "mask").mkdir(parents=True)
+    for case in cases:
+        if case.source == "shenzhen" and case.mask_file:
+            (cache / "mask" / "mask" / case.mask_file).write_bytes(case.mask_file.encode())
+
+    def dataset_download(handle: str, force_download: bool = False) -> str:
+        asked.append(handle)
+        return str(cache)
+
+    fake = types.SimpleNamespace(dataset_download=dataset_download)
+    monkeypatch.setitem(sys.modules, "kagglehub", fake)
+    return asked
+
+
+def fetch(server: MisbehavingServer, folder: Path, cases: list[Case], **options) -> list[str]:
+    urls = {source: server.url(f"/{source}") for source in ("montgomery", "shenzhen")}
+    return download_nlm(folder, **{"urls": urls, "manifest": cases, "patience": PATIENT} | options)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_both_sets_come_in_the_bundle_s_layout(server, kaggle, cases, tmp_path: Path, capsys):
+    assert fetch(server, tmp_path / "raw", cases) == []
+    files = tree(tmp_path / "raw")
+    # 5 X-rays and readings, a left and a right mask of 2, and 2 masks from Kaggle.
+    assert len(files) == 5 + 5 + 4 + 2
+    for name, content in files.items():
+        assert content.decode() == (name.removeprefix("masks/"))
+    pairing = pair_bundle(tmp_path / "raw", cases)
+    assert [len(pair.masks) for pair in pairing.pairs] == [1, 1, 2, 2]
+    assert len(pairing.unlabelled) == 1
+    assert kaggle == [SHENZHEN_MASKS]
+    assert "14 of 14 files" in capsys.readouterr().err
+
+
+def test_what_is_there_or_had_elsewhere_is_not_asked_for(server, kaggle, cases, tmp_path: Path):
+    fetch(server, tmp_path / "raw", cases)
+    server.requests.clear()
+    assert fetch(server, tmp_path / "raw", cases) == []
+    assert server.requests == []
+    assert len(kaggle) == 1
+    # Montgomery's merged mask stands for left and right.
+    merged = f"masks/{cases[3].mask_file}"
+    had = [merged, f"CXR_png/{cases[0].image_file}", *(f"masks/{c.mask_file}" for c in cases[:2])]
+    fetch(server, tmp_path / "other", cases, have=had)
+    files = tree(tmp_path / "other")
+    assert len(files) == 16 - 2 - 2 - 1
+    assert not any(name in files for name in had)
+    assert not any(f"{side}/{cases[3].image_file}" in files for side in SIDES)
+    assert len(kaggle) == 1
+
+
+def test_missing_files_are_listed_and_the_others_fetched(
+    server, kaggle, cases, tmp_path: Path, capsys
+):
+    lost = [f"ClinicalReadings/{cases[0].image_id}.txt", f"{SIDES[1]}/{cases[4].image_file}"]
+    del server.files[f"/shenzhen/{lost[0]}"], server.files[f"/montgomery/{lost[1]}"]
+    (tmp_path / "cache" / "mask" / "mask" / cases[1].mask_file).unlink()
+    missing = fetch(server, tmp_path / "raw", cases)
+    assert missing == [f"masks/{cases[1].mask_file}", *lost]
+    assert len(tree(tmp_path / "raw")) == 13
+    printed = capsys.readouterr().out
+    assert "Not on the server (3)" in printed
+    assert cases[0].image_id in printed
+
+
+def test_passing_faults_are_borne(server, kaggle, cases, tmp_path: Path):
+    for place, served in list(server.files.items()):
+        server.script(place, Answer(status=503), Answer(break_after=len(served.content) // 2))
+    assert fetch(server, tmp_path / "raw", cases) == []
+    for name, content in tree(tmp_path / "raw").items():
+        assert content.decode() == name.removeprefix("masks/")
+
+
+def test_four_files_at_a_time(server, kaggle, cases, tmp_path: Path):
+    for place in server.files:
+        server.always[place] = Answer(trickle=0.003)
+    fetch(server, tmp_path / "raw", cases)
+    assert server.busiest == nlm.FILES_AT_A_TIME == 4
+
+
+def test_a_server_that_fails_ends_it_and_the_next_run_goes_on(
+    server, kaggle, cases, tmp_path: Path
+):
+    broken = f"/shenzhen/CXR_png/{cases[0].image_file}"
+    server.always[broken] = Answer(break_after=1)
+    with pytest.raises(DownloadError, match="6 attempts") as caught:
+        fetch(server, tmp_path / "raw", cases)
+    assert not isinstance(caught.value, MissingFileError)
+    assert not (tmp_path / "raw" / "CXR_png" / cases[0].image_file).exists()
+    del server.always[broken]
+    fetch(server, tmp_path / "raw", cases)
+    assert len(tree(tmp_path / "raw")) == 16
+    assert server.asked(broken)[-1].headers["Range"] == "bytes=6-"
+
+
+def test_a_login_page_in_place_of_the_files_ends_it(server, kaggle, cases, tmp_path: Path):
+    for place in server.files:
+        server.files[place] = Served(b"<html><title>Sign in</title>")
+    with pytest.raises(DownloadError, match="a login page"):
+        fetch(server, tmp_path / "raw", cases)
+    assert {name.split("/")[0] for name in tree(tmp_path / "raw")} == {"masks"}
+
+
+def test_a_set_that_has_moved_is_told(server, kaggle, cases, tmp_path: Path):
+    urls = {"montgomery": server.url("/montgomery"), "shenzhen": server.url("/elsewhere")}
+    with pytest.raises(DownloadError, match="X-rays of shenzhen"):
+        fetch(server, tmp_path / "raw", cases, urls=urls)
+
+
+def test_without_kaggle_nothing_large_is_fetched_but_montgomery_can_be(
+    server, cases, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    with pytest.raises(DownloadError, match="kagglehub"):
+        fetch(server, tmp_path / "raw", cases)
+    assert server.requests == []
+    fetch(server, tmp_path / "raw", cases, urls={"montgomery": server.url("/montgomery")})
+    assert len(tree(tmp_path / "raw")) == 2 + 2 + 4
+
+
+def test_a_disk_that_is_too_small_is_told_first(server, kaggle, cases, tmp_path, monkeypatch):
+    usage = types.SimpleNamespace(free=25_000_000)
+    monkeypatch.setattr("lungseg_utils.workspace.shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(LungsegError, match=r"NLM needs 26\.0 MB"):
+        fetch(server, tmp_path / "raw", cases)
+    assert server.requests == []
+
+
+def test_the_manifest_s_sets_have_the_published_addresses(monkeypatch, tmp_path: Path):
+    asked: dict[str, str] = {}
+
+    def fetch_all(wanted, folder, expected_bytes, patience):
+        asked.update(wanted)
+        return []
+
+    monkeypatch.setattr(nlm, "_fetch_all", fetch_all)
+    monkeypatch.setattr(nlm, "_fetch_kaggle_masks", lambda *arguments: [])
+    monkeypatch.setattr(nlm, "require_space", lambda *arguments: None)
+    download_nlm(tmp_path)
+    assert len(asked) == 2 * 800 + 2 * 138
+    base = "https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets"
+    assert asked["CXR_png/CHNCXR_0001_0.png"] == (
+        f"{base}/Shenzhen-Hospital-CXR-Set/CXR_png/CHNCXR_0001_0.png"
+    )
+    assert asked["ManualMask/leftMask/MCUCXR_0001_0.png"] == (
+        f"{base}/Montgomery-County-CXR-Set/MontgomerySet/ManualMask/leftMask/MCUCXR_0001_0.png"
+    )
+    assert set(SET_URLS) == {case.source for case in load_manifest()}
