@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -11,9 +12,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lungseg_utils.checkpoints import LAST, Progress, save_checkpoint
-from lungseg_utils.errors import TrainingDivergedError
+from lungseg_utils.errors import StorageError, TrainingDivergedError
 from lungseg_utils.records import write_atomically
 from lungseg_utils.runs import BEST
+from lungseg_utils.storage import explained
 
 MONITOR = "val_dice"
 HISTORY = "history.csv"
@@ -106,7 +108,8 @@ class Checkpointing(keras.callbacks.Callback):
     """Keeps history, best and last weights, and stops when patience runs out.
 
     History and best weights are written after the epoch they belong to, the last weights every
-    five minutes and at the end; an interrupted run goes on from there.
+    five minutes and at the end; an interrupted run goes on from there. Where the folder is full
+    or gone, all of that is kept in one file on the local disk, and the training stops.
 
     Keras' `BackupAndRestore`, `ModelCheckpoint` and `EarlyStopping` each keep a state of
     their own and forget it on a restart; here it is one state in one file.
@@ -117,6 +120,7 @@ class Checkpointing(keras.callbacks.Callback):
         progress: Where the training stands; goes on from there.
         epochs: The last epoch.
         patience: Epochs without improvement before training stops.
+        local: Where the checkpoint is kept when the folder is full or gone.
     """
 
     def __init__(
@@ -126,10 +130,12 @@ class Checkpointing(keras.callbacks.Callback):
         progress: Progress,
         epochs: int,
         patience: int,
+        local: Path,
     ) -> None:
         super().__init__()
         self.folder, self.best_model = folder, best_model
         self.progress, self.epochs, self.patience = progress, epochs, patience
+        self.local = local
         self.started = 0.0
         self.saved = time.monotonic()
 
@@ -138,27 +144,62 @@ class Checkpointing(keras.callbacks.Callback):
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Record the epoch; the checkpoint comes last, so that it never promises too much."""
+        """Record the epoch, and stop when patience has run out."""
         logs = {name: float(value) for name, value in (logs or {}).items()}
         progress = self.progress
         progress.epoch = epoch + 1
         seconds = time.perf_counter() - self.started
         progress.history.append({"epoch": epoch + 1, **logs, "seconds": round(seconds, 2)})
-        if logs[MONITOR] > progress.best:
+        improved = logs[MONITOR] > progress.best
+        if improved:
             progress.best, progress.best_epoch, progress.wait = logs[MONITOR], epoch + 1, 0
-            self.best_model.set_weights(self.model.get_weights())
-            write_atomically(self.folder / BEST, self.best_model.save_weights)
+            progress.best_weights = self.model.get_weights()
         else:
             progress.wait += 1
         if progress.wait >= self.patience:
             progress.stopped_early = True
             self.model.stop_training = True
-        table = pd.DataFrame(progress.history)
-        write_atomically(self.folder / HISTORY, lambda path: table.to_csv(path, index=False))
-        ended = progress.stopped_early or progress.epoch == self.epochs
+        try:
+            self._write(improved)
+        except StorageError as error:
+            raise self._kept_locally(error) from error
+
+    def _write(self, improved: bool) -> None:
+        """The checkpoint comes last, so that it never promises too much."""
+        if improved:
+            write_best(self.folder, self.best_model, self.progress)
+        write_history(self.folder, self.progress)
+        ended = self.progress.stopped_early or self.progress.epoch == self.epochs
         if ended or time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
-            save_checkpoint(self.folder / LAST, self.model, progress)
+            save_checkpoint(self.folder / LAST, self.model, self.progress)
             self.saved = time.monotonic()
+
+    def _kept_locally(self, error: StorageError) -> StorageError:
+        try:
+            with explained(self.local):
+                self.local.parent.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(self.local, self.model, self.progress)
+        except StorageError:
+            return error  # the last checkpoint in the folder is all there is
+        return StorageError(
+            error.rule,
+            error.received,
+            f"{error.advice} The training up to epoch {self.progress.epoch} is kept in "
+            f"{self.local}: the same call copies it into the run and goes on from there.",
+        )
+
+
+def write_best(folder: Path, best_model: keras.Model, progress: Progress) -> None:
+    """Write the weights of the best epoch; `best_model` is an uncompiled copy of the network."""
+    best_model.set_weights(progress.best_weights)
+    write_atomically(folder / BEST, best_model.save_weights, make_folder=False)
+
+
+def write_history(folder: Path, progress: Progress) -> None:
+    """Write a row an epoch."""
+    table = pd.DataFrame(progress.history)
+    write = partial(table.to_csv, index=False)
+    write_atomically(folder / HISTORY, write, make_folder=False)
 
 
 def _readable(seconds: float) -> str:

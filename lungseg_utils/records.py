@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from lungseg_utils.errors import StaleOutputError
+from lungseg_utils.errors import StaleOutputError, StorageError
 from lungseg_utils.storage import explained, flush_to_disk, retry_passing
 
 _ABSENT = "(absent)"
@@ -38,7 +39,16 @@ def write_atomically(
     """
     path = Path(path)
     with explained(path):
-        retry_passing(lambda: _write_once(path, write, make_folder))
+        try:
+            retry_passing(lambda: _write_once(path, write, make_folder))
+        except FileNotFoundError as error:
+            if path.parent.is_dir():
+                raise
+            raise StorageError(
+                "The folder must be there as long as it is written to.",
+                f"no {path.parent}",
+                "Mount Drive again with notebook 01_mount_drive and run this again.",
+            ) from error
     return path
 
 
@@ -54,6 +64,31 @@ def remove_partial(path: Path | str) -> None:
         if left.is_file():
             with explained(left):
                 left.unlink(missing_ok=True)
+
+
+def publish_folder(finished: Path, folder: Path) -> None:
+    """Give a finished folder its final name, in place of what has it now.
+
+    Args:
+        finished: On the same disk as `folder`.
+        folder: The final name; whenever the process is killed, it is whole or absent.
+    """
+    former = _set_aside(folder)
+    finished.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def discard_folder(folder: Path) -> None:
+    """Remove a folder; whenever the process is killed, it is whole or absent."""
+    shutil.rmtree(_set_aside(folder), ignore_errors=True)
+
+
+def _set_aside(folder: Path) -> Path:
+    former = folder.with_name(f".former-{folder.name}")
+    shutil.rmtree(former, ignore_errors=True)
+    if folder.exists():
+        folder.rename(former)
+    return former
 
 
 def _write_once(path: Path, write: Callable[[Path], None], make_folder: bool) -> None:
@@ -76,10 +111,12 @@ def _write_once(path: Path, write: Callable[[Path], None], make_folder: bool) ->
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path | str, data: dict) -> Path:
-    """Write a dictionary as readable JSON, atomically."""
+def write_json(path: Path | str, data: dict, make_folder: bool = True) -> Path:
+    """Write a dictionary as readable JSON; the rest is as for `write_atomically`."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return write_atomically(
+        path, lambda temporary: temporary.write_text(text, encoding="utf-8"), make_folder
+    )
 
 
 def read_json(path: Path | str) -> dict:

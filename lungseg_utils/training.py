@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.util
-import shutil
 import subprocess
 from pathlib import Path
 
 import keras
 
-from lungseg_utils.callbacks import Checkpointing, DivergenceGuard, EpochClock, ProgressBar
-from lungseg_utils.checkpoints import LAST, Progress, restore_checkpoint
+from lungseg_utils.callbacks import (
+    Checkpointing,
+    DivergenceGuard,
+    EpochClock,
+    ProgressBar,
+    write_best,
+    write_history,
+)
+from lungseg_utils.checkpoints import LAST, Progress, bring_back, local_path, restore_checkpoint
 from lungseg_utils.config import TrainingConfig
 from lungseg_utils.data.augmentation import NONE
 from lungseg_utils.data.cases import Cases
@@ -26,10 +32,19 @@ from lungseg_utils.devices import (
 )
 from lungseg_utils.environment import versions
 from lungseg_utils.errors import LungsegError, StaleOutputError
+from lungseg_utils.locks import hold
+from lungseg_utils.memory import explained_exhaustion
 from lungseg_utils.models.losses import DiceCoefficient, get_loss
 from lungseg_utils.models.registry import build_architecture, build_model
-from lungseg_utils.records import check_reusable, read_json, write_json
-from lungseg_utils.runs import RECORD, Run, load_run
+from lungseg_utils.records import (
+    check_reusable,
+    discard_folder,
+    read_json,
+    remove_partial,
+    write_json,
+)
+from lungseg_utils.runs import BEST, RECORD, Run, load_run
+from lungseg_utils.storage import explained
 
 HALF_SIZE = "half_size"
 _OF_HALF_SIZE = ("epochs_run", "best_epoch", "best_val_dice", "training_seconds")
@@ -81,10 +96,29 @@ def train(
     Raises:
         StaleOutputError: The folder holds a run with other parameters or data.
         TrainingDivergedError: The loss became NaN or infinite.
+        MemoryExhaustedError: The network or a batch does not fit; names what to lower.
+        StorageError: The folder is full, read-only or gone; says where the checkpoint is kept.
+        LockedError: Another process trains this run.
     """
-    folder = Path(run_folder)
     _check_cases(config, train_cases, val_cases)
+    folder = Path(run_folder)
+    with hold(folder, "training"), explained(folder), _explained_exhaustion(config):
+        return _train(config, train_cases, val_cases, folder, overwrite, tensorboard)
+
+
+def _train(
+    config: TrainingConfig,
+    train_cases: Cases,
+    val_cases: Cases,
+    folder: Path,
+    overwrite: bool,
+    tensorboard: bool,
+) -> Run:
     record = _open_record(folder, config, train_cases, val_cases, overwrite)
+    remove_partial(folder)
+    local = local_path(folder, record["started"])
+    if bring_back(local, folder / LAST):
+        print(f"Copied the checkpoint that was kept in {local}.")
     if record.get("finished") and record["config"]["epochs"] == config.epochs:
         print(f"Run {folder.name} is trained already; its best weights are used.")
         return load_run(folder)
@@ -102,16 +136,19 @@ def train(
     policy = record.get("dtype_policy") or resolve_precision(config.precision)
     with distribution_scope(config.distribute):
         model = compile_model(config, steps=len(train_batches), policy=policy)
+    best_model = build_architecture(config.model, config.size, config.model_options)
     progress = Progress()
     if (folder / LAST).is_file():
         progress = restore_checkpoint(folder / LAST, model)
+        _write_as_of(progress, folder, best_model)
         print(f"Going on after epoch {progress.epoch}.")
     elif half:
         model.set_weights(half.load_model().get_weights())
     record |= {"sources": sorted(set(train_cases.index["source"])), **_environment(policy)}
     write_json(folder / RECORD, record)
     if progress.epoch < config.epochs and not progress.stopped_early:
-        _fit(model, config, train_batches, val_batches, folder, progress, tensorboard)
+        keeper = Checkpointing(folder, best_model, progress, config.epochs, config.patience, local)
+        _fit(model, config, train_batches, val_batches, keeper, tensorboard)
     record |= {
         "finished": _now(),
         "epochs_run": progress.epoch,
@@ -120,7 +157,7 @@ def train(
         "best_val_dice": progress.best,
         "training_seconds": round(sum(row["seconds"] for row in progress.history), 1),
     }
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, record, make_folder=False)
     return load_run(folder)
 
 
@@ -157,18 +194,17 @@ def _fit(
     config: TrainingConfig,
     train_batches: CaseBatches,
     val_batches: CaseBatches,
-    folder: Path,
-    progress: Progress,
+    keeper: Checkpointing,
     tensorboard: bool,
 ) -> None:
-    dataset = BatchDataset(train_batches, epoch=progress.epoch)
-    best_model = build_architecture(config.model, config.size, config.model_options)
+    first_epoch = keeper.progress.epoch
+    dataset = BatchDataset(train_batches, epoch=first_epoch)
     callbacks = [
         EpochClock(dataset),
         DivergenceGuard(),
-        ProgressBar(len(train_batches), config.epochs, progress.epoch),
-        Checkpointing(folder, best_model, progress, config.epochs, config.patience),
-        *_tensorboard(folder, tensorboard),
+        ProgressBar(len(train_batches), config.epochs, first_epoch),
+        keeper,
+        *_tensorboard(keeper.folder, tensorboard),
     ]
     with contextlib.ExitStack() as stack:
         # `fit` leaves the bar open when a step raises.
@@ -178,11 +214,27 @@ def _fit(
             validation_data=BatchDataset(val_batches),
             # The order of batches follows from seed and epoch; Keras would draw its own.
             shuffle=False,
-            initial_epoch=progress.epoch,
+            initial_epoch=first_epoch,
             epochs=config.epochs,
             callbacks=callbacks,
             verbose=0,
         )
+
+
+def _write_as_of(progress: Progress, folder: Path, best_model: keras.Model) -> None:
+    """Bring the other files to the checkpoint's epoch: a killed run may have left later ones."""
+    if progress.best_weights:
+        write_best(folder, best_model, progress)
+    write_history(folder, progress)
+
+
+def _explained_exhaustion(config: TrainingConfig) -> contextlib.AbstractContextManager:
+    size, batch_size = config.size, config.batch_size
+    return explained_exhaustion(
+        f"A step of {batch_size} images of {size} × {size} pixels",
+        f"Lower BATCH_SIZE (now {batch_size}) first, then BASE_FILTERS or SIZE (now {size}). A run "
+        "that has finished epochs needs another RUN_NAME for that, or OVERWRITE.",
+    )
 
 
 def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
@@ -213,9 +265,11 @@ def _open_record(
     try:
         return _matching_record(folder, config, train, val)
     except StaleOutputError:
-        if not overwrite:
+        places = [folder / name for name in (LAST, BEST, HALF_SIZE)]
+        # A run that failed before its first whole epoch has nothing to lose.
+        if not overwrite and any(place.exists() for place in places):
             raise
-    shutil.rmtree(folder)
+    discard_folder(folder)
     return _matching_record(folder, config, train, val)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import stat
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from lungseg_utils.records import (
     check_reusable,
     differing,
     digest_of,
+    discard_folder,
     file_sha256,
+    publish_folder,
     read_json,
     remove_partial,
     write_atomically,
@@ -123,8 +126,28 @@ def test_a_file_larger_than_the_system_allows_is_refused(tmp_path: Path):
 
 
 def test_a_folder_that_vanished_is_not_made_anew_where_that_is_not_wanted(tmp_path: Path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StorageError, match="must be there"):
         write_atomically(tmp_path / "gone" / "a", lambda path: None, make_folder=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["rmtree", "rename"])
+def test_a_folder_is_whole_or_gone_whenever_its_replacement_is_cut_off(
+    tmp_path: Path, monkeypatch, step
+):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text(name)
+    owner = {"rmtree": shutil, "rename": Path}[step]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, step, _interrupt)
+        publish_folder(tmp_path / "new", tmp_path / "old")
+    assert [(tmp_path / name / "a").read_text() for name in ("old", "new")] == ["old", "new"]
+
+    publish_folder(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old" / "a").read_text() == "new"
+    discard_folder(tmp_path / "old")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,6 +230,10 @@ def test_stale_output_names_each_differing_value_and_the_way_out():
 
 def test_ignored_keys_may_differ():
     check_reusable({"epochs": 5}, {"epochs": 9}, "runs/unet", "…", ignore=("epochs",))
+
+
+def _interrupt(*_, **__) -> None:
+    raise KeyboardInterrupt
 
 
 def _write(path: Path, text: str) -> None:
