@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from lungseg_utils.errors import DownloadError
+from lungseg_utils.storage import explained
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -30,7 +31,7 @@ _LONGEST_NAME = 255
 _LONGEST_PATH = 1024
 # Of the others zipfile unpacks a block in one piece, however large that gets.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# What zipfile lets through when bytes are wrong, and the errors of a full disk.
+# What zipfile lets through when bytes are wrong.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -69,19 +70,22 @@ def unpack_zip(
             share, or that no disk takes; or it unpacks to more than `largest_bytes`, to more than
             `LARGEST_RATIO` times its own size, to more files than `MOST_FILES`, or to more than
             the disk has room for. Nothing is left in the folder then.
+        StorageError: The disk is full or read-only. Nothing is left either.
     """
     _check_empty(folder)
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        with explained(folder):
+            partial.mkdir(parents=True)
         total = _unpack_into(archive, partial, largest_bytes, wanted)
-        partial.replace(folder)
+        with explained(folder):
+            partial.replace(folder)
     except _DAMAGE as error:
         raise DownloadError(
             "The archive must be a whole zip file.",
             f"{archive} ({error})",
-            "Fetch or upload it again, and check that this machine's disk is not full.",
+            "Fetch or upload it again.",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -115,7 +119,8 @@ def _unpack_into(
     from tqdm.auto import tqdm
 
     with zipfile.ZipFile(archive) as opened:
-        members = [member for member in opened.infolist() if not member.is_dir()]
+        # By the name as it stands there: zipfile cuts it at a NUL.
+        members = [each for each in opened.infolist() if not each.orig_filename.endswith("/")]
         _check_names(members, archive)
         members = [member for member in members if wanted is None or wanted(member.filename)]
         total = _check_size(members, archive, folder, largest_bytes)
@@ -141,7 +146,6 @@ def _check_names(members: Sequence[zipfile.ZipInfo], archive: Path) -> None:
 
 
 def _is_safe(member: zipfile.ZipInfo) -> bool:
-    # The name as it stands there: zipfile cuts it at a NUL.
     name = member.orig_filename
     path = PurePosixPath(name)
     plain = stat.S_IFMT(member.external_attr >> 16) in {0, stat.S_IFREG}
@@ -195,10 +199,13 @@ def _unpack_member(
     opened: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, bar: tqdm
 ) -> None:
     target = folder / member.filename
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Mode "x": nothing is ever written over.
+        file = target.open("xb")
     # zipfile stops at the size the archive declares, which was checked, and compares the CRC.
-    # Mode "x": nothing is ever written over.
-    with opened.open(member) as source, target.open("xb") as file:
+    with file, opened.open(member) as source:
         while block := source.read(_COPY_BYTES):
-            file.write(block)
+            with explained(target):
+                file.write(block)
             bar.update(len(block))

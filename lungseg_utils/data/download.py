@@ -1,90 +1,19 @@
-"""Getting a bundle onto this machine and making sure that it is whole."""
+"""Fetching bundles with kagglehub and gdown, which do their own transport."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from lungseg_utils.data.archives import shortened, unpack_zip
-from lungseg_utils.data.pairing import (
-    IMAGE_FOLDER,
-    LEFT_MASK_FOLDER,
-    MASK_FOLDER,
-    READINGS_FOLDER,
-    RIGHT_MASK_FOLDER,
-    find_bundle,
-    list_images,
-)
+from lungseg_utils.data.archives import LARGEST_UNPACKED_BYTES, unpack_zip
+from lungseg_utils.data.web_pages import looks_like_web_page, web_page_error
 from lungseg_utils.errors import DownloadError, LungsegError
 from lungseg_utils.records import digest_of
 
 _DRIVE_ID = r"[-\w]{10,}"
-
-
-@dataclass(frozen=True)
-class BundleReport:
-    """What a bundle holds; every file counted was decoded.
-
-    Args:
-        folder: The bundle.
-        images: Number of X-rays.
-        masks: Number of merged masks.
-        lung_masks: Number of masks of a single lung.
-        readings: Number of clinical readings.
-    """
-
-    folder: Path
-    images: int
-    masks: int
-    lung_masks: int
-    readings: int
-
-    def summary(self) -> str:
-        """The counts in one line."""
-        single = f", {self.lung_masks} masks of single lungs" if self.lung_masks else ""
-        return (
-            f"{self.images} X-rays, {self.masks} lung masks{single} and {self.readings} readings; "
-            f"every image decodes."
-        )
-
-
-def check_bundle(folder: Path | str) -> BundleReport:
-    """Decode every X-ray and every mask of a bundle once.
-
-    Args:
-        folder: The bundle, or a folder that holds it. A second copy of the bundle further
-            down is not looked at.
-
-    Raises:
-        MissingInputError: The folder holds no bundle.
-        DownloadError: There is no X-ray, or files are damaged; the message names them.
-    """
-    bundle = find_bundle(folder)
-    images = list_images(bundle / IMAGE_FOLDER)
-    masks = list_images(bundle / MASK_FOLDER)
-    lung_masks = list_images(bundle / LEFT_MASK_FOLDER) + list_images(bundle / RIGHT_MASK_FOLDER)
-    if not images:
-        raise DownloadError(
-            "A bundle holds X-rays.",
-            f"no image file in {bundle / IMAGE_FOLDER}",
-            "Fetch it again, or choose another SOURCE.",
-        )
-    damaged = _find_damaged([*images, *masks, *lung_masks])
-    if damaged:
-        listed = [f"{path.relative_to(bundle)}: {reason}" for path, reason in damaged.items()]
-        raise DownloadError(
-            "Every X-ray and every mask of a bundle can be decoded.",
-            f"{len(listed)} damaged in {bundle}\n    " + "\n    ".join(shortened(listed)),
-            "Fetch the bundle again with overwriting on, or replace these files.",
-        )
-    readings = len(list((bundle / READINGS_FOLDER).glob("*.txt")))
-    return BundleReport(bundle, len(images), len(masks), len(lung_masks), readings)
 
 
 def stamp_of_files(path: Path | str) -> str:
@@ -141,8 +70,12 @@ def download_from_drive(location: str, folder: Path, downloads: Path, force: boo
         unpack_zip(_download_drive_file(drive_id, downloads, force), folder)
         return
     _gdown("download_folder", drive_id, folder)
-    for archive in sorted(folder.rglob("*.zip")):
-        unpack_zip(archive, archive.with_suffix(""))
+    # Listed before the first is unpacked: an archive inside another stays packed.
+    archives = sorted(folder.rglob("*.zip"))
+    room = LARGEST_UNPACKED_BYTES
+    for archive in archives:
+        _refuse_web_page(archive)
+        room -= unpack_zip(archive, archive.with_suffix(""), room)
         archive.unlink()
 
 
@@ -168,43 +101,24 @@ def parse_drive_location(location: str) -> tuple[str, str]:
     )
 
 
-def _find_damaged(paths: list[Path]) -> dict[Path, str]:
-    from tqdm.auto import tqdm
-
-    # Pillow's decoders let other threads run.
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-    try:
-        reasons = tqdm(pool.map(_decoding_error, paths), total=len(paths), desc="decode")
-        return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
-    finally:
-        # An interruption by the user need not wait for the rest.
-        pool.shutdown(cancel_futures=True)
-
-
-def _decoding_error(path: Path) -> str:
-    """Why an image cannot be decoded; empty where it can."""
-    from PIL import Image
-
-    try:
-        # Checksums first: the decoder is content with a PNG whose end is cut off.
-        with Image.open(path) as image:
-            image.verify()
-        with Image.open(path) as image:
-            image.load()
-    # A damaged file makes the decoders fail in any way.
-    except Exception as error:
-        return f"{type(error).__name__}: {str(error).replace(str(path), path.name)}"
-    return ""
-
-
 def _download_drive_file(drive_id: str, downloads: Path, force: bool) -> Path:
     archive = downloads / f"drive-{drive_id}.zip"
-    # Where a file is not shared, or was fetched too often, Drive answers with a web page.
     if force or not zipfile.is_zipfile(archive):
-        archive.unlink(missing_ok=True)
         downloads.mkdir(parents=True, exist_ok=True)
-        _gdown("download", drive_id, archive)
+        partial = archive.with_name(f".partial-{archive.name}")
+        partial.unlink(missing_ok=True)
+        _gdown("download", drive_id, partial)
+        _refuse_web_page(partial)
+        partial.replace(archive)
     return archive
+
+
+def _refuse_web_page(archive: Path) -> None:
+    """Where a file is not shared, or was fetched too often, Drive answers with a web page."""
+    if not zipfile.is_zipfile(archive) and looks_like_web_page(archive):
+        error = web_page_error(archive, archive.name.removeprefix(".partial-"))
+        archive.unlink()
+        raise error
 
 
 def _gdown(function: str, drive_id: str, output: Path) -> None:
@@ -221,9 +135,28 @@ def _gdown(function: str, drive_id: str, output: Path) -> None:
         raise DownloadError(
             "The Drive folder or file must be shared with anyone who has the link.",
             f"{drive_id}: {reason}",
-            "Check how it is shared. gdown 5 fetches at most 50 files of a folder: put the bundle "
-            "there as one zip file. Or add it to your own Drive and pass SOURCE='zip'.",
+            _gdown_advice(reason),
         ) from (failed if isinstance(failed, Exception) else None)
+
+
+def _gdown_advice(reason: str) -> str:
+    """What to do, by the words of gdown's error."""
+    if re.search(r"MaximumLimit|\b50 files", reason):
+        return (
+            "gdown 5, which Colab has, fetches at most 50 files of a folder. Run `pip install "
+            "--upgrade gdown` (version 6 has no such limit) and restart; or put the bundle there "
+            "as one zip file and pass its link; or choose another SOURCE."
+        )
+    if re.search(r"quota|too many|many accesses", reason, re.IGNORECASE):
+        return (
+            "Its download quota is used up: wait, Drive opens it again after about a day. Or add "
+            "it to your own Drive, mount that, and pass SOURCE='zip' or 'folder'; or choose "
+            "another SOURCE."
+        )
+    return (
+        "Check how it is shared. Or add it to your own Drive, mount that, and pass SOURCE='zip' "
+        "or 'folder'; or choose another SOURCE."
+    )
 
 
 def _import(name: str) -> ModuleType:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import inspect
-import tempfile
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from lungseg_utils.data.archives import unpack_zip
-from lungseg_utils.data.download import (
+from lungseg_utils.data import combining, raw_bundles
+from lungseg_utils.data.archives import shortened, unpack_zip
+from lungseg_utils.data.arrival import (
+    Arrival,
+    changed_files,
     check_bundle,
-    download_from_drive,
-    download_from_kaggle,
-    parse_drive_location,
-    stamp_of_files,
+    mark_changed,
+    record_arrival,
+    record_path,
+    recorded_hashes,
+    require_whole,
+    stamp_of_bundle,
+    whole_hashes,
 )
+from lungseg_utils.data.combining import Part
+from lungseg_utils.data.download import download_from_drive, download_from_kaggle
+from lungseg_utils.data.manifest import MANIFEST_NAME, Case, load_manifest
 from lungseg_utils.data.pairing import find_bundle
+from lungseg_utils.data.source_request import OWN_SOURCES, describe_requests, join_requests
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
-from lungseg_utils.records import read_json, write_json
+from lungseg_utils.locks import hold
+from lungseg_utils.records import digest_of, read_json, write_json
 from lungseg_utils.workspace import Workspace
-
-SOURCES = ("kaggle", "drive", "folder", "zip", "phantom")
-KAGGLE_HANDLE = "nikhilpandey360/chest-xray-masks-and-labels"
-DRIVE_FOLDER = "1NC0nT80PNzv0XpYiR5OuHaN5TM8-sF_h"
-_DEFAULT_LOCATIONS = {"kaggle": KAGGLE_HANDLE, "drive": DRIVE_FOLDER}
-_RECORD = "fetched.json"
 
 
 def fetch(
@@ -34,19 +39,23 @@ def fetch(
     overwrite: bool = False,
     **phantom_options: object,
 ) -> Path:
-    """Bring a bundle onto this machine, unless it is there, and decode every image once.
+    """Bring a bundle onto this machine, unless it is there, and read every file once.
 
-    The source is recorded in the workspace, so that `ensure_raw` can fetch it again.
+    Every image is decoded and its size compared with the manifest's. The SHA-256 of each file is
+    recorded at its first arrival, and compared when the same is fetched again. The source is
+    recorded in the workspace, so that `ensure_raw` can fetch it again.
 
     Args:
         source: `kaggle`: the public data set, without an account. `drive`: a shared Google
-            Drive folder, or a zip file there. `folder`: a bundle on this machine, used where it
-            lies. `zip`: a packed bundle, such as one on the mounted Drive. `phantom`: synthetic
-            X-rays.
+            Drive folder, or a zip file there. `nlm`: the originals, file by file. `mendeley`:
+            the set of Mendeley Data. `folder`: a bundle on this machine, used where it lies.
+            `zip`: a packed bundle, such as one on the mounted Drive. `phantom`: synthetic X-rays.
+            Several, such as `kaggle+nlm`: later ones fill what earlier ones lack or have damaged.
         workspace: Bundles are put into its `raw` folder.
         location: Another data set's handle for `kaggle`; a folder's id or link, or a zip file's
-            link, for `drive`; the path for `folder` and `zip`.
-        overwrite: Fetch again what is there.
+            link, for `drive`; the path for `folder` and `zip`. For several sources one each,
+            joined by `;`, empty for the usual one.
+        overwrite: Fetch again what is there, and record it as it is now.
         **phantom_options: Arguments of `phantom.write_phantom_bundle`, for `phantom` only.
 
     Returns:
@@ -55,16 +64,22 @@ def fetch(
     Raises:
         LungsegError: The source, the location or an option is unknown.
         MissingInputError: The folder or the zip file is not there.
-        DownloadError: The source cannot be fetched, or what arrived is not whole.
+        DownloadError: The source cannot be fetched, what arrived is not whole, or a file is not
+            what it was at its first arrival. Of several sources: none of them.
     """
-    request = _describe_request(source, location, phantom_options)
-    if source == "folder":
-        return _use_folder(request, workspace, overwrite)
-    bundle = None if overwrite else _find_fetched(request, workspace)
-    if bundle is None:
-        bundle = _fetch_into_raw(request, workspace, overwrite)
-    write_json(workspace.source_record, request)
-    return bundle
+    requests = describe_requests(source, str(location), phantom_options)
+    workspace.scratch.mkdir(parents=True, exist_ok=True)
+    with hold(workspace.raw, "fetching X-rays"):
+        if len(requests) > 1:
+            return _fetch_several(requests, workspace, overwrite)
+        [request] = requests
+        if request["source"] == "folder":
+            return _use_folder(request, workspace, overwrite)
+        bundle = None if overwrite else raw_bundles.find_fetched(workspace.raw, request)
+        if bundle is None:
+            bundle = _fetch_into_raw(request, workspace, overwrite).folder
+        write_json(workspace.source_record, request)
+        return bundle
 
 
 def ensure_raw(workspace: Workspace) -> Path:
@@ -84,107 +99,121 @@ def ensure_raw(workspace: Workspace) -> Path:
             "Run notebook 02_download_and_pair first, with the same WORKSPACE.",
         )
     request = read_json(workspace.source_record)
-    if request["source"] == "folder":
-        return find_bundle(request["location"])
-    return fetch(request["source"], workspace, request["location"], **request["options"])
+    source, location, options = (request[key] for key in ("source", "location", "options"))
+    if source == "folder":
+        return find_bundle(location)
+    if len(describe_requests(source, location, options)) > 1:
+        # A source that could not be reached then is asked again by notebook 02 alone.
+        bundle = raw_bundles.find_fetched(workspace.raw, request, whole=False)
+        if bundle is not None:
+            return bundle
+    return fetch(source, workspace, location, **options)
 
 
-def _describe_request(source: str, location: str, phantom_options: dict) -> dict:
-    """What is asked for, as the records hold it: source, location and options."""
-    if source not in SOURCES:
-        raise LungsegError(
-            f"SOURCE is one of {', '.join(SOURCES)}.", repr(source), "Correct the name."
-        )
-    if phantom_options and source != "phantom":
-        raise LungsegError(
-            f"SOURCE={source!r} takes no options.",
-            ", ".join(phantom_options),
-            "Leave them out, or choose SOURCE='phantom'.",
-        )
-    location = str(location) or _DEFAULT_LOCATIONS.get(source, "")
-    if source in {"folder", "zip"}:
-        if not location:
-            raise LungsegError(
-                f"SOURCE={source!r} needs a location.",
-                "an empty one",
-                "Pass the path of the bundle's folder or zip file.",
-            )
-        location = str(Path(location).expanduser().resolve())
-    if source == "drive":
-        parse_drive_location(location)
-    options = _complete_phantom_options(phantom_options) if source == "phantom" else {}
-    return {"source": source, "location": location, "options": options}
-
-
-def _complete_phantom_options(options: dict) -> dict:
-    """The options with the defaults filled in, so that the record says all of them."""
-    from lungseg_utils.data.phantom import write_phantom_bundle
-
-    try:
-        bound = inspect.signature(write_phantom_bundle).bind("folder", **options)
-    except TypeError as error:
-        known = list(inspect.signature(write_phantom_bundle).parameters)[1:]
-        raise LungsegError(
-            f"Options of the phantom are {', '.join(known)}.", error, "Correct the name."
-        ) from error
-    bound.apply_defaults()
-    return dict(list(bound.arguments.items())[1:])
+# --- One source
 
 
 def _use_folder(request: dict, workspace: Workspace, overwrite: bool) -> Path:
-    """The bundle where it lies; decoded again only where its files have changed."""
-    bundle = _find_bundle(Path(request["location"]))
-    record = {**request, "files": stamp_of_files(bundle)} if bundle else request
-    known = read_json(workspace.source_record) if workspace.source_record.is_file() else None
-    if bundle is None or overwrite or known != record:
-        bundle = _check(Path(request["location"]))
+    """The bundle where it lies; read again only where its files have changed."""
+    place = Path(request["location"])
+    bundle = raw_bundles.find_bundle_or_none(place)
+    record = {**request, "files": stamp_of_bundle(bundle)} if bundle else request
+    if bundle is None or overwrite or raw_bundles.read_record(workspace.source_record) != record:
+        arrival = _receive(place, request, workspace, overwrite)
+        require_whole(arrival)
         write_json(workspace.source_record, record)
+        return arrival.folder
     return bundle
 
 
-def _find_bundle(folder: Path) -> Path | None:
-    try:
-        return find_bundle(folder)
-    except MissingInputError:
-        return None
+def _fetch_into_raw(
+    request: dict, workspace: Workspace, overwrite: bool, have: Collection[str] | None = None
+) -> Arrival:
+    """Fetch under a temporary name, check, and rename.
 
-
-def _find_fetched(request: dict, workspace: Workspace) -> Path | None:
-    """The bundle in `raw`, where just that was fetched and is still there."""
-    place = workspace.raw / request["source"]
-    if not (place / _RECORD).is_file():
-        return None
-    record = read_json(place / _RECORD)
-    bundle = place / record.pop("bundle")
-    stamp, stamp_now = record.pop("archive"), _archive_stamp(request)
-    if record != request or (stamp_now and stamp_now != stamp):
-        return None
-    return _find_bundle(bundle)
-
-
-def _fetch_into_raw(request: dict, workspace: Workspace, overwrite: bool) -> Path:
-    """Fetch under a temporary name, check, and rename: what lies under the final name is whole."""
-    workspace.raw.mkdir(parents=True, exist_ok=True)
+    Args:
+        request: What to fetch.
+        workspace: Where to.
+        overwrite: Fetch again what is there.
+        have: None where this is the only source and its bundle has to be whole; else the files
+            that earlier sources have brought.
+    """
     final = workspace.raw / request["source"]
-    with tempfile.TemporaryDirectory(prefix=f".{final.name}-", dir=workspace.raw) as temporary:
-        content = Path(temporary) / "content"
-        content.mkdir()
-        stamp = _archive_stamp(request)
-        filled = _FETCHERS[request["source"]](request, content, workspace, overwrite)
-        bundle = _check(filled)
-        # kagglehub's cache stays where it is; all else moves along with its record.
-        inside = bundle.is_relative_to(content)
-        name = bundle.relative_to(content).as_posix() if inside else str(bundle)
-        write_json(content / _RECORD, {**request, "archive": stamp, "bundle": name})
-        if final.exists():
-            final.rename(Path(temporary) / "former")
-        content.rename(final)
-    return final / name
-
-
-def _check(folder: Path) -> Path:
+    partial = workspace.raw / f".partial-{request['source']}"
+    # What came of hundreds of files is worth keeping when the connection breaks.
+    resumes = request["source"] == "nlm"
+    if overwrite or not resumes:
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True, exist_ok=True)
     try:
-        report = check_bundle(folder)
+        if resumes and not overwrite:
+            raw_bundles.reuse_files(final, partial, request)
+        stamps = raw_bundles.origin_stamps(request)
+        filled = _FETCHERS[request["source"]](request, partial, workspace, overwrite, have or ())
+        arrival = _receive(filled, request, workspace, overwrite, some=have is not None)
+        if have is None:
+            _remove_damaged(arrival, resumes)
+            require_whole(arrival)
+    except BaseException:
+        if not resumes:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    record = {
+        **request,
+        "origin": stamps,
+        "have": digest_of(sorted(have or ())),
+        "wanting": sorted(arrival.damaged),
+    }
+    return replace(arrival, folder=raw_bundles.publish(partial, final, arrival.folder, record))
+
+
+def _remove_damaged(arrival: Arrival, resumes: bool) -> None:
+    """Make room for another attempt at the damaged files of a source that resumes."""
+    for name in arrival.damaged if resumes else ():
+        (arrival.folder / name).unlink(missing_ok=True)
+
+
+def _receive(
+    folder: Path, request: dict, workspace: Workspace, overwrite: bool, some: bool = False
+) -> Arrival:
+    """Read every file once, compare with the first arrival, record and say what came.
+
+    Args:
+        folder: Holds the bundle.
+        request: What was asked for.
+        workspace: Its `downloads` hold the records.
+        overwrite: Take the files as they are now.
+        some: Whether other sources may have what is not there.
+
+    Returns:
+        The bundle; a published file that is another than the first time counts as damaged.
+    """
+    arrival = _check(folder)
+    path = record_path(workspace.downloads, request)
+    known = {} if overwrite else recorded_hashes(path)
+    changed = changed_files(arrival, known)
+    gone = [] if some else [name for name in known if name not in arrival.files]
+    if request["source"] in OWN_SOURCES:
+        if changed or gone:
+            names = shortened([*changed, *(f"{name} (gone)" for name in gone)])
+            print(f"Not as they arrived first ({len(changed) + len(gone)}): {', '.join(names)}")
+        known = {}
+    elif gone:
+        raise DownloadError(
+            "A source brings what it brought the first time.",
+            f"{len(gone)} files gone: {', '.join(shortened(gone))}",
+            "Fetch it again later, or from another SOURCE; or set OVERWRITE to take it as it is.",
+        )
+    else:
+        arrival = mark_changed(arrival, changed)
+    record_arrival(path, request, whole_hashes(arrival) | known)
+    print(arrival.summary())
+    return arrival
+
+
+def _check(folder: Path) -> Arrival:
+    try:
+        return check_bundle(folder)
     except MissingInputError as error:
         found = sorted(path.name for path in folder.iterdir())[:20] if folder.is_dir() else []
         raise DownloadError(
@@ -192,28 +221,115 @@ def _check(folder: Path) -> Path:
             f"{error.received}; there: {', '.join(found) or 'nothing'}",
             "Choose another SOURCE or location.",
         ) from error
-    print(report.summary())
-    return report.folder
 
 
-def _archive_stamp(request: dict) -> list[int] | None:
-    """Size and time of the zip file, which tell whether it is another one by now."""
-    path = Path(request["location"])
-    if request["source"] != "zip" or not path.is_file():
-        return None
-    return [path.stat().st_size, int(path.stat().st_mtime)]
+# --- Several sources
 
 
-def _from_kaggle(request: dict, content: Path, workspace: Workspace, overwrite: bool) -> Path:
-    return download_from_kaggle(request["location"], force=overwrite)
+def _fetch_several(requests: list[dict], workspace: Workspace, overwrite: bool) -> Path:
+    """Fetch source after source until no case is lacking; put the chosen files together."""
+    request = join_requests(requests)
+    bundle = None if overwrite else raw_bundles.find_fetched(workspace.raw, request)
+    if bundle is None:
+        parts, failed = _fetch_parts(requests, workspace, overwrite)
+        bundle = _put_together(parts, failed, request, workspace)
+    write_json(workspace.source_record, request)
+    return bundle
 
 
-def _from_drive(request: dict, content: Path, workspace: Workspace, overwrite: bool) -> Path:
-    download_from_drive(request["location"], content, workspace.downloads, force=overwrite)
-    return content
+def _fetch_parts(
+    requests: list[dict], workspace: Workspace, overwrite: bool
+) -> tuple[list[Part], list[str]]:
+    """What the sources bring, up to the one that leaves nothing lacking; and which failed."""
+    parts: list[Part] = []
+    errors: dict[str, LungsegError] = {}
+    for request in requests:
+        source, have = request["source"], set()
+        if parts:
+            cases = _cases_of(parts)
+            choices = combining.choose_files(parts, cases)
+            if not combining.lacking_cases(choices, cases):
+                print(f"Nothing is lacking: {source} is not asked.")
+                break
+            have = combining.files_of_complete(choices)
+        print(f"{source}:")
+        try:
+            parts.append(Part(source, _fetch_part(request, workspace, overwrite, have)))
+        except (DownloadError, MissingInputError) as error:
+            print(f"{source} is left out. {error}")
+            errors[source] = error
+    if not parts:
+        raise next(iter(errors.values()))
+    return parts, list(errors)
 
 
-def _from_zip(request: dict, content: Path, workspace: Workspace, overwrite: bool) -> Path:
+def _fetch_part(
+    request: dict, workspace: Workspace, overwrite: bool, have: Collection[str]
+) -> Arrival:
+    """One of several sources: what is damaged is marked and does not end the fetching."""
+    if request["source"] == "folder":
+        return _receive(Path(request["location"]), request, workspace, overwrite, some=True)
+    # Of the others, a part cannot be asked for.
+    have = have if request["source"] == "nlm" else ()
+    raw = workspace.raw
+    bundle = None if overwrite else raw_bundles.find_fetched(raw, request, have, whole=False)
+    if bundle is not None:
+        return _receive(bundle, request, workspace, overwrite, some=True)
+    return _fetch_into_raw(request, workspace, overwrite, have)
+
+
+def _put_together(
+    parts: Sequence[Part], failed: list[str], request: dict, workspace: Workspace
+) -> Path:
+    final = workspace.raw / request["source"]
+    partial = workspace.raw / f".partial-{request['source']}"
+    shutil.rmtree(partial, ignore_errors=True)
+    cases = _cases_of(parts)
+    choices = combining.choose_files(parts, cases)
+    hashes = combining.link_bundle(parts, choices, partial)
+    print(combining.describe(parts, choices, combining.lacking_cases(choices, cases)))
+    origins = combining.origins_of(choices)
+    record_arrival(record_path(workspace.downloads, request), request, hashes, origins)
+    stamps = raw_bundles.origin_stamps(request)
+    record = {**request, "origin": stamps, "have": digest_of([]), "wanting": failed}
+    return raw_bundles.publish(partial, final, partial, {**record, "origins": origins})
+
+
+def _cases_of(parts: Sequence[Part]) -> list[Case]:
+    """The cases of the first source's own manifest where it has one, else the project's."""
+    own = parts[0].arrival.folder / MANIFEST_NAME
+    return load_manifest(own if own.is_file() else None)
+
+
+# --- How each source is fetched
+
+
+def _from_kaggle(request: dict, folder: Path, workspace: Workspace, force: bool, _) -> Path:
+    return download_from_kaggle(request["location"], force)
+
+
+def _from_drive(request: dict, folder: Path, workspace: Workspace, force: bool, _) -> Path:
+    download_from_drive(request["location"], folder, workspace.downloads, force)
+    return folder
+
+
+def _from_nlm(
+    request: dict, folder: Path, workspace: Workspace, force: bool, have: Collection[str]
+) -> Path:
+    from lungseg_utils.data.nlm import download_nlm
+
+    download_nlm(folder, have)
+    return folder
+
+
+def _from_mendeley(request: dict, folder: Path, workspace: Workspace, force: bool, _) -> Path:
+    from lungseg_utils.data.mendeley import download_mendeley
+
+    download_mendeley(folder, workspace.downloads)
+    return folder
+
+
+def _from_zip(request: dict, folder: Path, workspace: Workspace, force: bool, _) -> Path:
     archive = Path(request["location"])
     if not archive.is_file():
         raise MissingInputError(
@@ -221,20 +337,21 @@ def _from_zip(request: dict, content: Path, workspace: Workspace, overwrite: boo
             f"no file {archive}",
             "Correct the path. In Colab, run notebook 01_mount_drive first.",
         )
-    unpack_zip(archive, content)
-    return content
+    unpack_zip(archive, folder)
+    return folder
 
 
-def _write_phantom(request: dict, content: Path, workspace: Workspace, overwrite: bool) -> Path:
+def _write_phantom(request: dict, folder: Path, workspace: Workspace, force: bool, _) -> Path:
     from lungseg_utils.data.phantom import write_phantom_bundle
 
-    write_phantom_bundle(content, **request["options"])
-    return content
+    return write_phantom_bundle(folder, **request["options"])
 
 
-_FETCHERS: dict[str, Callable[[dict, Path, Workspace, bool], Path]] = {
+_FETCHERS: dict[str, Callable[[dict, Path, Workspace, bool, Collection[str]], Path]] = {
     "kaggle": _from_kaggle,
     "drive": _from_drive,
+    "nlm": _from_nlm,
+    "mendeley": _from_mendeley,
     "zip": _from_zip,
     "phantom": _write_phantom,
 }
