@@ -12,6 +12,7 @@ from lungseg_utils.data.cases import Cases
 from lungseg_utils.data.imaging import to_model_input
 from lungseg_utils.data.prepare import data_digest, load_prepared
 from lungseg_utils.errors import LungsegError, MissingInputError, StaleOutputError
+from lungseg_utils.memory import explained_exhaustion
 from lungseg_utils.records import file_sha256, write_atomically
 from lungseg_utils.runs import NOTEBOOKS, Run
 from lungseg_utils.workspace import Workspace
@@ -75,12 +76,20 @@ def predict_images(run: Run, model, images: np.ndarray) -> np.ndarray:
 
     Returns:
         float32 `(N, size, size)` in [0, 1].
+
+    Raises:
+        MemoryExhaustedError: The batch does not fit; says what to lower.
     """
     import keras
 
     inputs = to_model_input(run.config.preprocessing.apply_all(np.asarray(images)))
-    # Called directly: `predict` would compile anew for each split and each last, smaller batch.
-    return keras.ops.convert_to_numpy(model(inputs, training=False))[..., 0]
+    with explained_exhaustion(
+        f"A batch of {len(inputs)} X-rays of {inputs.shape[1]} × {inputs.shape[2]} pixels",
+        "Lower batch_size where there are several, end other notebooks that use the GPU, or take "
+        "a run of lower SIZE or BASE_FILTERS.",
+    ):
+        # Called directly: `predict` would compile anew for each split and each smaller batch.
+        return keras.ops.convert_to_numpy(model(inputs, training=False))[..., 0]
 
 
 def load_predictions(run_folder: Path | str, split: str) -> tuple[list[str], np.ndarray]:

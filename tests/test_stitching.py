@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import zipfile
 
@@ -12,11 +13,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from lungseg_utils import locks
 from lungseg_utils.data import stitching
 from lungseg_utils.data.cases import Cases
 from lungseg_utils.data.prepare import prepare
 from lungseg_utils.data.stitching import load_stitched, stitch, unstitch, write_stitched
-from lungseg_utils.errors import LungsegError, MissingInputError, StaleOutputError
+from lungseg_utils.errors import (
+    LockedError,
+    LungsegError,
+    MissingInputError,
+    StaleOutputError,
+    StorageError,
+)
 from lungseg_utils.workspace import Workspace, open_workspace
 
 
@@ -185,3 +193,28 @@ def test_an_interrupted_archive_is_not_there(cases, workspace, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_stitched(cases, workspace)
     assert not list((workspace.root / "stitched").iterdir())
+
+
+def test_on_a_full_disk_the_archive_of_before_stays(cases, workspace, monkeypatch):
+    path = write_stitched(cases, workspace)
+    content = path.read_bytes()
+    (path.parent / f".partial-killed-{path.name}").touch()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(stitching, "_add", full)
+    with pytest.raises(StorageError, match=r"16\.zip \(No space left(.|\n)*Free some space"):
+        write_stitched(cases.select("train"), workspace, overwrite=True)
+    assert list(path.parent.iterdir()) == [path]
+    assert path.read_bytes() == content
+
+
+def test_whoever_stitches_the_same_size_is_named(cases, workspace, monkeypatch):
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0)
+    with (
+        locks.hold(workspace.stitched(16), "stitching of the other notebook"),
+        pytest.raises(LockedError, match="of the other notebook by process"),
+    ):
+        write_stitched(cases, workspace)
+    assert not workspace.stitched(16).exists()

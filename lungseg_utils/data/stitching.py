@@ -18,7 +18,16 @@ from lungseg_utils.data.imaging import read_image
 from lungseg_utils.data.manifest import LEARNING_SPLITS
 from lungseg_utils.data.parallel import map_in_threads
 from lungseg_utils.errors import LungsegError, MissingInputError
-from lungseg_utils.records import check_reusable, digest_of, read_json, write_atomically
+from lungseg_utils.locks import hold
+from lungseg_utils.records import (
+    check_reusable,
+    digest_of,
+    publish_folder,
+    read_json,
+    remove_partial,
+    write_atomically,
+)
+from lungseg_utils.storage import explained
 
 if TYPE_CHECKING:
     from lungseg_utils.workspace import Workspace
@@ -104,6 +113,8 @@ def write_stitched(cases: Cases, workspace: Workspace, overwrite: bool = False) 
     Raises:
         StaleOutputError: The archive was made from other cases, and `overwrite` is off.
         LungsegError: There is no case to stitch, or the archive there is damaged.
+        StorageError: The disk is full or read-only; an earlier archive is as it was.
+        LockedError: Another process stitches this size.
     """
     known = (cases.index["has_mask"] == 1).to_numpy()
     rows = np.flatnonzero(cases.index["split"].isin(LEARNING_SPLITS).to_numpy() & known)
@@ -113,7 +124,12 @@ def write_stitched(cases: Cases, workspace: Workspace, overwrite: bool = False) 
             f"{len(cases)} cases, none of them such",
             "Check the bundle with notebook 02_download_and_pair.",
         )
-    path = workspace.stitched(cases.size)
+    with hold(workspace.stitched(cases.size), "stitching"):
+        return _write_unless_there(cases, rows, workspace.stitched(cases.size), overwrite)
+
+
+def _write_unless_there(cases: Cases, rows: np.ndarray, path: Path, overwrite: bool) -> Path:
+    remove_partial(path)
     record = {
         "version": _VERSION,
         "size": cases.size,
@@ -158,7 +174,8 @@ def load_stitched(workspace: Workspace, size: int, split: str | Sequence[str]) -
             f"Run notebook 03_preprocess_and_stitch with STITCH_SIZE = {size}.",
         )
     folder = workspace.scratch / "stitched" / str(size)
-    record = _unpack(archive, folder)
+    with hold(folder, "unpacking"), explained(folder):
+        record = _unpack(archive, folder)
     index = read_index(folder / INDEX_NAME)
     index = index[index["split"].isin(wanted)].reset_index(drop=True)
     names = (index["split"] + "/" + index["image_id"] + ".png").tolist()
@@ -213,9 +230,7 @@ def _unpack(archive: Path, folder: Path) -> dict:
     with _open(archive) as opened:
         for name in tqdm(opened.namelist(), desc="Unpacking", unit="file"):
             opened.extract(name, partial)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    publish_folder(partial, folder)
     return record
 
 
