@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
-from lungseg_utils.data import imaging
+from lungseg_utils.data import image_files
 from lungseg_utils.data.imaging import (
     Preprocessing,
     preprocess,
@@ -238,7 +238,7 @@ def tiff_with_orientation(colour: np.ndarray, orientation: int) -> bytes:
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"<html>quota exceeded</html>", "no image"),
+        (b"<html>quota exceeded</html>", "a web page"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "no image|damaged"),
     ],
 )
@@ -265,7 +265,7 @@ def test_truncated_files_are_refused_wherever_they_end(tmp_path, noise, suffix):
     path = tmp_path / f"a.{suffix}"
     for length in range(1, len(whole) * 9 // 10, 29):
         path.write_bytes(whole[:length])
-        with pytest.raises(ImageFileError, match=r"a\.\w+: it is (damaged|no image)"):
+        with pytest.raises(ImageFileError, match=r"a\.\w+: it is (damaged|of a kind|text|no image)"):
             read_image(path)
 
 
@@ -286,19 +286,19 @@ def test_a_damaged_byte_raises_no_other_error(tmp_path_factory, position, value)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [9000, 9500, 60000])
+@pytest.mark.parametrize("side", [6400, 9500, 30000])
 def test_too_many_pixels_are_refused_from_the_header(tmp_path, side):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(side, side))
-    with pytest.raises(ImageFileError, match=r"at most 80,000,000 pixels(.|\n)*bomb\.png"):
+    with pytest.raises(ImageFileError, match=r"at most 40,000,000 pixels(.|\n)*bomb\.png"):
         read_image(path)
 
 
 def test_the_pixel_limit_itself_is_allowed(tmp_path, noise, monkeypatch):
     path = saved(tmp_path / "a.png", noise)
-    monkeypatch.setattr(imaging, "PIXEL_LIMIT", noise.size)
+    monkeypatch.setattr(image_files, "PIXEL_LIMIT", noise.size)
     assert read_image(path).shape == noise.shape
-    monkeypatch.setattr(imaging, "PIXEL_LIMIT", noise.size - 1)
+    monkeypatch.setattr(image_files, "PIXEL_LIMIT", noise.size - 1)
     with pytest.raises(ImageFileError):
         read_image(path)
 
@@ -318,57 +318,6 @@ def test_arrays_of_sixteen_bits_are_windowed_like_files(tmp_path):
     film = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300
     assert np.array_equal(to_grey(film), read_image(saved(tmp_path / "a.png", film)))
     assert np.array_equal(to_grey(film[..., np.newaxis]), to_grey(film))
-
-
-# Masks
-
-
-def test_lung_is_above_127(tmp_path):
-    path = saved(tmp_path / "a.png", np.array([[0, 1, 127, 128, 129, 255]], np.uint8))
-    assert read_mask(path).tolist() == [[0, 0, 0, 1, 1, 1]]
-    assert read_mask(path).dtype == np.uint8
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_masks_of_zero_and_one(tmp_path, dtype):
-    values = np.array([[0, 1], [1, 0]], dtype)
-    assert read_mask(saved(tmp_path / "a.png", values)).tolist() == values.tolist()
-
-
-def test_mask_of_sixteen_bits(tmp_path):
-    values = np.array([[0, 30000], [40000, 65535]], np.uint16)
-    assert read_mask(saved(tmp_path / "a.png", values)).tolist() == [[0, 0], [1, 1]]
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize(("level", "lung"), [(0, 0), (1, 1), (255, 1)])
-def test_masks_of_one_value(tmp_path, dtype, level, lung):
-    path = saved(tmp_path / "a.png", np.full((3, 2), level, dtype))
-    assert read_mask(path).tolist() == [[lung] * 2] * 3
-
-
-def test_several_masks_become_their_union(tmp_path):
-    left = saved(tmp_path / "l.png", np.array([[255, 0, 0, 255]], np.uint8))
-    right = saved(tmp_path / "r.png", np.array([[0, 0, 1, 1]], np.uint8))
-    assert read_mask(left, right).tolist() == [[1, 0, 1, 1]]
-
-
-def test_masks_of_different_sizes_are_refused(tmp_path):
-    left = saved(tmp_path / "l.png", np.zeros((4, 5), np.uint8))
-    right = saved(tmp_path / "r.png", np.zeros((5, 4), np.uint8))
-    with pytest.raises(ImageFileError, match=r"l\.png is 5 × 4 pixels.*r\.png is 4 × 5 pixels"):
-        read_mask(left, right)
-
-
-def test_a_mask_too_dark_to_hold_lung_is_refused(tmp_path):
-    path = saved(tmp_path / "labels.png", np.array([[0, 2], [100, 127]], np.uint8))
-    with pytest.raises(ImageFileError, match=r"labels\.png, whose largest value is 127"):
-        read_mask(path)
-
-
-def test_no_mask_file_is_refused():
-    with pytest.raises(LungsegError, match="one or more files"):
-        read_mask()
 
 
 # Resizing

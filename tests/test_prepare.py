@@ -23,6 +23,10 @@ from lungseg_utils.errors import (
 from lungseg_utils.records import read_json
 from lungseg_utils.workspace import Workspace, open_workspace
 
+UNUSABLE = ["CHNCXR_0001_0", "CHNCXR_0003_0"]
+# A mask of a quarter of the film, for the case of 32 × 32.
+OTHER_MASK = np.pad(np.full((16, 16), 255, np.uint8), 8)
+
 
 @pytest.fixture
 def pairing(tmp_path) -> Pairing:
@@ -137,7 +141,7 @@ def test_files_are_read_for_their_digest_once_whatever_the_number_of_sizes(
     pairs = [*pairing.pairs, *pairing.unlabelled]
     files = {path.resolve() for pair in pairs for path in (pair.image, *pair.masks)}
     assert sorted(read) == sorted(files)
-    replace_mask(pairing, "CHNCXR_0003_0", np.full((32, 32), 255, np.uint8))
+    replace_mask(pairing, "CHNCXR_0003_0", OTHER_MASK)
     prepare(pairing, workspace, 16, overwrite=True)
     assert [path.name for path in read[len(files) :]] == ["CHNCXR_0003_0_mask.png"]
 
@@ -148,7 +152,7 @@ def test_the_digest_of_the_data_is_the_same_for_every_size_and_not_for_other_fil
     for size in (16, 48):
         prepare(pairing, workspace, size)
     assert data_digest(workspace, 16) == data_digest(workspace, 48)
-    replace_mask(pairing, "CHNCXR_0003_0", np.full((32, 32), 255, np.uint8))
+    replace_mask(pairing, "CHNCXR_0003_0", OTHER_MASK)
     prepare(pairing, workspace, 16, overwrite=True)
     assert data_digest(workspace, 16) != data_digest(workspace, 48)
     with pytest.raises(MissingInputError, match="SIZE = 24"):
@@ -216,14 +220,16 @@ def test_what_an_interruption_damaged_is_made_again(
 
 def test_another_file_is_noticed_and_named(pairing, workspace):
     prepare(pairing, workspace, 16)
-    replace_mask(pairing, "CHNCXR_0003_0", np.full((32, 32), 255, np.uint8))
+    replace_mask(pairing, "CHNCXR_0003_0", OTHER_MASK)
     with pytest.raises(StaleOutputError, match=r"prepared/16 (.|\n)*CHNCXR_0003_0") as caught:
         prepare(pairing, workspace, 16)
     assert "OVERWRITE" in str(caught.value)
     assert "CHNCXR_0001_0" not in str(caught.value)
-    assert load_prepared(workspace, 16).masks[2].mean() < 1
-    assert prepare(pairing, workspace, 16, overwrite=True).masks[2].all()
-    assert prepare(pairing, workspace, 16).masks[2].all()
+    other = np.pad(np.ones((8, 8), np.uint8), 4)
+    assert not np.array_equal(load_prepared(workspace, 16).masks[2], other)
+    for overwrite in (True, False):
+        cases = prepare(pairing, workspace, 16, overwrite=overwrite)
+        assert np.array_equal(cases.masks[2], other)
 
 
 def test_another_row_of_the_manifest_is_noticed(pairing, workspace):
@@ -246,10 +252,53 @@ def test_more_or_fewer_cases_are_noticed_and_only_some_are_listed(pairing, works
     assert "1 more cases differ" in str(caught.value)
 
 
-def test_a_mask_of_another_size_is_refused_by_its_case(pairing, workspace):
+def test_an_unusable_pair_is_left_out_by_name_and_told_on_every_call(pairing, workspace, capsys):
+    whole = prepare(pairing, workspace, 16)
     replace_mask(pairing, "CHNCXR_0001_0", np.zeros((10, 12), np.uint8))
-    with pytest.raises(ImageFileError, match="CHNCXR_0001_0: X-ray 64 × 48, mask 12 × 10"):
-        prepare(pairing, workspace, 16)
+    replace_mask(pairing, "CHNCXR_0003_0", np.zeros((32, 32), np.uint8))
+    capsys.readouterr()
+
+    cases = prepare(pairing, workspace, 16, overwrite=True)
+
+    left = [row for row, name in enumerate(sorted(CASES)) if name not in UNUSABLE]
+    assert cases.ids == [name for name in sorted(CASES) if name not in UNUSABLE]
+    assert np.array_equal(cases.images, whole.images[left])
+    assert np.array_equal(cases.masks, whole.masks[left])
+    told = "2 cases left out:\n  CHNCXR_0001_0: the mask CHNCXR_0001_0_mask.png holds no lung\n"
+    assert told in capsys.readouterr().out
+    assert list(read_json(workspace.prepared(16) / "record.json")["left_out"]) == UNUSABLE
+    before = (workspace.prepared(16) / "images.npy").stat().st_mtime_ns
+    assert prepare(pairing, workspace, 16).digest == cases.digest
+    assert (workspace.prepared(16) / "images.npy").stat().st_mtime_ns == before
+    assert told in capsys.readouterr().out
+
+
+def test_a_mask_off_by_few_pixels_is_repaired_and_told_after_an_interruption_too(
+    pairing, workspace, monkeypatch, capsys
+):
+    image_id = "MCUCXR_0001_0"
+    values = np.zeros((63, 80), np.uint8)
+    values[16:48, 10:70] = 255
+    replace_mask(pairing, image_id, values)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(pairing, workspace, 16, workers=1)
+
+    cases = prepare(pairing, workspace, 16)
+
+    said = (
+        f"  {image_id}: the mask {image_id}_mask.png was 80 × 63 for an X-ray of 80 × 64; resized"
+    )
+    assert f"1 masks repaired:\n{said}\n" in capsys.readouterr().out
+    assert cases.masks[cases.ids.index(image_id)].sum() == 8 * 12
+
+
+def test_a_set_without_a_usable_pair_is_refused(pairing, workspace):
+    [pair] = [pair for pair in pairing.pairs if pair.case.image_id == "CHNCXR_0003_0"]
+    replace_mask(pairing, "CHNCXR_0003_0", np.zeros((32, 32), np.uint8))
+    with pytest.raises(LungsegError, match="at least one usable pair"):
+        prepare(Pairing(pairs=[pair]), workspace, 16)
     assert not workspace.prepared(16).exists()
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungseg_utils.data.cases import Cases, index_of, index_text, read_index
-from lungseg_utils.data.imaging import read_image, read_mask, resize_image, resize_mask
+from lungseg_utils.data.imaging import read_image, resize_image, resize_mask
 from lungseg_utils.data.manifest import to_row
+from lungseg_utils.data.pair_files import read_pair
 from lungseg_utils.data.parallel import map_in_threads
-from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
+from lungseg_utils.errors import LungsegError, MissingInputError, UnusableMaskError
 from lungseg_utils.records import check_reusable, digest_of, file_sha256, read_json, write_json
 from lungseg_utils.workspace import Workspace, require_space
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # Raised whenever the same files would give other arrays.
 _VERSION = 1
 _NAMED_CASES = 5
+# What a record holds besides what the arrays were made from; absent where there is none.
+_FINDINGS = {"left_out": "cases left out", "repaired": "masks repaired"}
 
 
 def prepare(
@@ -39,6 +42,9 @@ def prepare(
     interrupted preparation continues; the folder appears only when it is whole. Memory holds as
     many X-rays as there are workers.
 
+    A pair that cannot be an X-ray and its lungs is left out, and what was repaired in others is
+    told: both are printed by name, and recorded in `record.json`.
+
     Args:
         pairing: The bundle's pairs; unlabelled cases are prepared with an empty mask.
         workspace: Where to write; work in progress lies in its scratch.
@@ -51,8 +57,8 @@ def prepare(
 
     Raises:
         StaleOutputError: The folder was made from something else, and `overwrite` is off.
-        ImageFileError: A file cannot be read, or a mask has another size than its X-ray.
-        LungsegError: There is no case, or the disk has no room for them.
+        ImageFileError: A file cannot be read.
+        LungsegError: There is no case, or no usable one, or the disk has no room for them.
     """
     pairs = sorted([*pairing.pairs, *pairing.unlabelled], key=lambda pair: pair.case.image_id)
     if not pairs:
@@ -63,7 +69,7 @@ def prepare(
         )
     record = _record_of(pairs, size, workers)
     folder = workspace.prepared(size)
-    existing = read_json(folder / "record.json") if (folder / "record.json").is_file() else None
+    existing = _read_made_from(folder)
     if existing is not None and not overwrite:
         _check_same(existing, record, folder)
     if existing != record:
@@ -72,11 +78,12 @@ def prepare(
             place.mkdir(parents=True, exist_ok=True)
             require_space(place, 2 * len(pairs) * size**2, f"Preparing {size} × {size}")
         partial = workspace.scratch / "partial" / f"prepared-{size}-{record['digest'][:16]}"
-        _fill(partial, pairs, size, workers)
-        index = index_of([pair.case for pair in pairs], [bool(pair.masks) for pair in pairs])
+        kept, findings = _fill(partial, pairs, size, workers)
+        index = index_of([pair.case for pair in kept], [bool(pair.masks) for pair in kept])
         (partial / "index.csv").write_text(index_text(index), encoding="utf-8")
-        write_json(partial / "record.json", record)
+        write_json(partial / "record.json", record | findings)
         _publish(partial, folder)
+    _tell(read_json(folder / "record.json"))
     return load_prepared(workspace, size)
 
 
@@ -150,6 +157,22 @@ def _digest_of_unchanged_file(path: Path, size: int, mtime_ns: int) -> str:
     return file_sha256(path)
 
 
+def _read_made_from(folder: Path) -> dict | None:
+    """What an existing folder was made from; None where there is none."""
+    path = folder / "record.json"
+    if not path.is_file():
+        return None
+    return {key: value for key, value in read_json(path).items() if key not in _FINDINGS}
+
+
+def _tell(record: dict) -> None:
+    """Print which cases were left out or repaired, on every call: no figure is of all cases."""
+    for key, title in _FINDINGS.items():
+        if found := record.get(key):
+            print(f"{len(found)} {title}:")
+            print("\n".join(f"  {image_id}: {text}" for image_id, text in found.items()))
+
+
 def _check_same(old: dict, new: dict, folder: Path) -> None:
     changed = [
         image_id
@@ -169,31 +192,73 @@ def _check_same(old: dict, new: dict, folder: Path) -> None:
     check_reusable(brief(old), brief(new), f"prepared/{folder.name}", advice)
 
 
-def _fill(partial: Path, pairs: list[Pair], size: int, workers: int | None) -> None:
-    """Write the arrays row by row; rows that an interrupted call finished are kept."""
+def _fill(
+    partial: Path, pairs: list[Pair], size: int, workers: int | None
+) -> tuple[list[Pair], dict[str, dict[str, str]]]:
+    """Write the arrays row by row; rows that an interrupted call finished are kept.
+
+    Returns:
+        The pairs that have a row, and what was found in the others and in repaired ones.
+    """
     partial.mkdir(parents=True, exist_ok=True)
     shape = (len(pairs), size, size)
     images = _open_array(partial / "images.npy", shape, np.uint8)
     masks = _open_array(partial / "masks.npy", shape, np.uint8)
     # A checksum and not a flag: after a power cut a flag may be on disk before its row is.
     done = _open_array(partial / "done.npy", (len(pairs),), np.int64)
+    findings: dict[str, dict[str, str]] = {key: {} for key in _FINDINGS}
 
     def write_row(row: int) -> None:
         if done[row] == _checksum(images[row], masks[row]):
             return
-        images[row], masks[row] = _prepare_pair(pairs[row], size)
-        done[row] = _checksum(images[row], masks[row])
+        image_id = pairs[row].case.image_id
+        try:
+            images[row], masks[row], repaired = _prepare_pair(pairs[row], size)
+        except UnusableMaskError as error:
+            findings["left_out"][image_id] = str(error.received)
+            return
+        if repaired:
+            # Not marked as done: a later call would not know what to tell.
+            findings["repaired"][image_id] = repaired
+        else:
+            done[row] = _checksum(images[row], masks[row])
 
     map_in_threads(write_row, range(len(pairs)), f"Preparing {size} × {size}", workers)
-    for array in (images, masks):
+    kept = [row for row, pair in enumerate(pairs) if pair.case.image_id not in findings["left_out"]]
+    if not kept:
+        raise LungsegError(
+            "A preparation needs at least one usable pair.",
+            next(iter(findings["left_out"].values())),
+            "Check the masks of the bundle.",
+        )
+    for array, name in ((images, "images.npy"), (masks, "masks.npy")):
         array.flush()
+        if len(kept) < len(pairs):
+            _keep_rows(array, kept, partial / name)
+    found = {key: dict(sorted(texts.items())) for key, texts in findings.items() if texts}
+    return [pairs[row] for row in kept], found
+
+
+def _keep_rows(array: np.ndarray, rows: list[int], path: Path) -> None:
+    """Write some rows of an array in its place."""
+    shorter = path.with_name(f"kept-{path.name}")
+    kept = np.lib.format.open_memmap(
+        shorter, mode="w+", dtype=array.dtype, shape=(len(rows), *array.shape[1:])
+    )
+    for new, row in enumerate(rows):
+        kept[new] = array[row]
+    kept.flush()
+    shorter.replace(path)
 
 
 def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     try:
-        return np.lib.format.open_memmap(path, mode="r+")
+        array = np.lib.format.open_memmap(path, mode="r+")
+        if array.shape == shape:
+            return array
     except (OSError, ValueError):  # Absent, or cut off while it was made.
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        pass
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
 def _checksum(image: np.ndarray, mask: np.ndarray) -> int:
@@ -201,19 +266,11 @@ def _checksum(image: np.ndarray, mask: np.ndarray) -> int:
     return 1 + zlib.crc32(mask, zlib.crc32(image))
 
 
-def _prepare_pair(pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray]:
-    image = read_image(pair.image)
+def _prepare_pair(pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray, str]:
     if not pair.masks:
-        return resize_image(image, size), np.zeros((size, size), np.uint8)
-    mask = read_mask(*pair.masks)
-    if mask.shape != image.shape:
-        raise ImageFileError(
-            "An X-ray and its mask have the same size.",
-            f"case {pair.case.image_id}: X-ray {image.shape[1]} × {image.shape[0]}, "
-            f"mask {mask.shape[1]} × {mask.shape[0]}",
-            "Fetch the two files again, or take the case out of the bundle.",
-        )
-    return resize_image(image, size), resize_mask(mask, size)
+        return resize_image(read_image(pair.image), size), np.zeros((size, size), np.uint8), ""
+    image, mask, repaired = read_pair(pair.image, pair.masks)
+    return resize_image(image, size), resize_mask(mask, size), repaired
 
 
 def _publish(partial: Path, folder: Path) -> None:

@@ -1,0 +1,250 @@
+"""Masks as they come: repaired where only one meaning is possible, else refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFilter
+from scipy import ndimage
+
+from lungseg_utils.data.imaging import read_image, read_mask, soft_fraction
+from lungseg_utils.data.pair_files import read_pair
+from lungseg_utils.data.phantom import render_phantom
+from lungseg_utils.errors import ImageFileError, LungsegError, UnusableMaskError
+
+
+def saved(path: Path, values: np.ndarray, **options) -> Path:
+    Image.fromarray(values).save(path, **options)
+    return path
+
+
+def lungs(height: int = 96, width: int = 80) -> np.ndarray:
+    """Two ellipses {0, 1} (height, width)."""
+    rows, columns = np.mgrid[:height, :width]
+    y, x = (rows + 0.5) / height, (columns + 0.5) / width
+    inside = [((y - 0.5) / 0.35) ** 2 + ((x - middle) / 0.15) ** 2 < 1 for middle in (0.3, 0.7)]
+    return (inside[0] | inside[1]).astype(np.uint8)
+
+
+def few(values: list[int], dtype=np.uint8) -> np.ndarray:
+    """The values as single pixels, one in each tenth column of a black image."""
+    image = np.zeros((4, 10 * len(values)), dtype)
+    image[0, ::10] = values
+    return image
+
+
+@pytest.fixture
+def xray(tmp_path) -> Path:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 80), dtype=np.uint8)
+    return saved(tmp_path / "film.png", noise)
+
+
+# One file
+
+
+def test_lung_is_above_127(tmp_path):
+    mask = read_mask(saved(tmp_path / "a.png", few([0, 1, 127, 128, 129, 255])))
+    assert mask[0, ::10].tolist() == [0, 0, 0, 1, 1, 1]
+    assert mask.sum() == 3
+    assert mask.dtype == np.uint8
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_masks_of_zero_and_one(tmp_path, dtype):
+    values = np.array([[0, 1], [1, 0]], dtype)
+    assert read_mask(saved(tmp_path / "a.png", values)).tolist() == values.tolist()
+
+
+def test_mask_of_sixteen_bits(tmp_path):
+    values = few([0, 30000, 40000, 65535], np.uint16)
+    assert read_mask(saved(tmp_path / "a.png", values))[0, ::10].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("level", "lung"), [(0, 0), (1, 1), (255, 1)])
+def test_masks_of_one_value(tmp_path, dtype, level, lung):
+    path = saved(tmp_path / "a.png", np.full((3, 2), level, dtype))
+    assert read_mask(path).tolist() == [[lung] * 2] * 3
+
+
+def test_a_mask_too_dark_to_hold_lung_is_refused(tmp_path):
+    path = saved(tmp_path / "labels.png", few([0, 2, 100, 127]))
+    with pytest.raises(UnusableMaskError, match=r"labels\.png: its largest value is 127"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 200), (255, 255, 0)])
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_lung_in_one_colour_whatever_it_is(tmp_path, colour, suffix):
+    values = lungs()[..., None] * np.array(colour, np.uint8)
+    options = {} if suffix == "png" else {"quality": 95, "subsampling": 0}
+    mask = read_mask(saved(tmp_path / f"a.{suffix}", values, **options))
+    assert (mask != lungs()).mean() < (0.02 if suffix == "jpg" else 1e-9)
+
+
+def test_colours_with_equal_channels_are_grey(tmp_path):
+    values = np.dstack([lungs() * np.uint8(255)] * 3)
+    assert np.array_equal(read_mask(saved(tmp_path / "a.png", values)), lungs())
+
+
+def test_lung_in_two_colours_is_refused_as_one_may_be_the_heart(tmp_path):
+    values = lungs()[..., None] * np.array([255, 0, 0], np.uint8)
+    values[40:70, 35:45] = 0, 255, 0
+    with pytest.raises(UnusableMaskError, match=r"labels\.png: it has several"):
+        read_mask(saved(tmp_path / "labels.png", values))
+
+
+@pytest.mark.parametrize("radius", [0.5, 1, 2])
+def test_soft_edges_are_cut_at_one_half(tmp_path, radius):
+    image = Image.fromarray(lungs(480, 400) * np.uint8(255))
+    path = tmp_path / "soft.png"
+    image.filter(ImageFilter.GaussianBlur(radius)).save(path)
+    # A blur moves the edge of an ellipse by less than a pixel.
+    changed = read_mask(path) != lungs(480, 400)
+    edge = ndimage.binary_dilation(lungs(480, 400)) ^ ndimage.binary_erosion(lungs(480, 400))
+    assert 0 < soft_fraction(np.asarray(Image.open(path))) < 0.12
+    assert not changed[~edge].any()
+
+
+def test_an_x_ray_is_no_mask(tmp_path, xray):
+    with pytest.raises(UnusableMaskError, match=r"film\.png: \d\d% of it is grey, as in an X-ray"):
+        read_mask(xray)
+    deep = np.random.default_rng(0).integers(0, 4096, (40, 40), dtype=np.uint16)
+    with pytest.raises(UnusableMaskError, match="as in an X-ray"):
+        read_mask(saved(tmp_path / "deep.png", deep))
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    height=st.integers(24, 90),
+    width=st.integers(24, 90),
+    dtype=st.sampled_from([np.uint8, np.uint16]),
+    level=st.integers(1, 65535),
+    suffix=st.sampled_from(["png", "tiff"]),
+)
+def test_a_black_and_white_mask_is_read_as_it_is_or_refused_for_its_level(
+    tmp_path, height, width, dtype, level, suffix
+):
+    level = min(level, np.iinfo(dtype).max)
+    path = saved(tmp_path / f"any.{suffix}", lungs(height, width) * dtype(level))
+    if dtype == np.uint8 and 1 < level <= 127:
+        with pytest.raises(UnusableMaskError, match=f"largest value is {level}"):
+            read_mask(path)
+    else:
+        assert np.array_equal(read_mask(path), lungs(height, width))
+
+
+# Several files
+
+
+def test_several_masks_become_their_union(tmp_path):
+    left = saved(tmp_path / "l.png", np.array([[255, 0, 0, 255]], np.uint8))
+    right = saved(tmp_path / "r.png", np.array([[0, 0, 1, 1]], np.uint8))
+    assert read_mask(left, right).tolist() == [[1, 0, 1, 1]]
+
+
+def test_masks_of_different_sizes_are_refused(tmp_path):
+    left = saved(tmp_path / "l.png", np.zeros((4, 5), np.uint8))
+    right = saved(tmp_path / "r.png", np.zeros((5, 4), np.uint8))
+    with pytest.raises(UnusableMaskError, match=r"l\.png is 5 × 4 pixels.*r\.png is 4 × 5 pixels"):
+        read_mask(left, right)
+
+
+def test_no_mask_file_is_refused():
+    with pytest.raises(LungsegError, match="one or more files"):
+        read_mask()
+
+
+# With their X-ray
+
+
+def test_a_pair_is_read_as_it_is(tmp_path, xray):
+    mask = saved(tmp_path / "mask.png", lungs() * np.uint8(255))
+    image, found, repaired = read_pair(xray, [mask])
+    assert np.array_equal(image, read_image(xray))
+    assert np.array_equal(found, lungs())
+    assert repaired == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (lungs() * 0, "holds no lung"),
+        (lungs() * 0 + 255, "lung along 100% of the film's edge"),
+        (255 - lungs() * 255, "may be inverted"),
+        (np.pad(np.full((94, 78), 255), 1), "too much for lungs"),
+        (np.pad(np.full((5, 5), 255), ((0, 91), (0, 75))), "covers 0.33% of the film, too little"),
+        (lungs(48, 40) * 255, "another size: 40 × 48 for an X-ray of 80 × 96"),
+        (lungs(80, 96) * 255, "another size: 96 × 80 for an X-ray of 80 × 96"),
+        (lungs(98, 80) * 255, "another size: 80 × 98 for an X-ray of 80 × 96"),
+    ],
+)
+def test_a_mask_that_cannot_be_that_of_the_x_ray_is_named(tmp_path, xray, values, reason):
+    mask = saved(tmp_path / "mask.png", values.astype(np.uint8))
+    with pytest.raises(UnusableMaskError, match=rf"the mask mask\.png .*{reason}"):
+        read_pair(xray, [mask])
+
+
+def test_exchanged_files_are_recognised(tmp_path, xray):
+    mask = saved(tmp_path / "mask.png", lungs() * np.uint8(255))
+    with pytest.raises(UnusableMaskError, match=r"mask\.png is black.*film\.png is not.*exchanged"):
+        read_pair(mask, [xray])
+    with pytest.raises(UnusableMaskError, match=r"mask\.png is black and white, no X-ray"):
+        read_pair(mask, [mask])
+    with pytest.raises(UnusableMaskError, match="as in an X-ray"):
+        read_pair(xray, [xray])
+
+
+@pytest.mark.parametrize("side", [(405, 300), (395, 304), (400, 296), (392, 305)])
+def test_a_mask_off_by_a_few_pixels_takes_the_nearest_pixels(tmp_path, side):
+    noise = np.random.default_rng(0).integers(0, 256, (400, 300), dtype=np.uint8)
+    film = saved(tmp_path / "film.png", noise)
+    other = lungs(*side)
+    mask = saved(tmp_path / "mask.png", other * np.uint8(255))
+
+    _, found, repaired = read_pair(film, [mask])
+
+    centres = [
+        ((np.arange(wanted) + 0.5) * had / wanted - 0.5)
+        for wanted, had in zip((400, 300), side, strict=True)
+    ]
+    nearest = ndimage.map_coordinates(
+        other, np.meshgrid(*centres, indexing="ij"), order=0, mode="nearest"
+    )
+    assert found.shape == (400, 300)
+    # Where two pixels are equally near, either is right.
+    assert (found != nearest).mean() < 0.002
+    assert (found != lungs(400, 300)).mean() < 0.01
+    assert f"was {side[1]} × {side[0]} for an X-ray of 300 × 400" in repaired
+
+
+def test_an_unreadable_mask_is_no_unusable_one(tmp_path, xray):
+    mask = tmp_path / "mask.png"
+    mask.write_bytes(xray.read_bytes()[:500])
+    with pytest.raises(ImageFileError, match=r"mask\.png: it is damaged") as caught:
+        read_pair(xray, [mask])
+    assert not isinstance(caught.value, UnusableMaskError)
+
+
+def test_phantoms_are_told_from_masks(tmp_path):
+    for seed in range(3):
+        image, (left, right) = render_phantom(np.random.default_rng(seed), (240, 256))
+        film = saved(tmp_path / "film.png", image)
+        mask = saved(tmp_path / "mask.png", (left | right).astype(np.uint8) * 255)
+        assert np.array_equal(read_pair(film, [mask])[1], left | right)
+
+
+def test_the_real_masks_and_x_rays_are_far_from_each_other(shared_data):
+    """The limits of greys, with a wide margin on both sides."""
+    bundle = shared_data / "nlm512"
+    masks = [soft_fraction(read_image(path)) for path in sorted((bundle / "masks").iterdir())[::4]]
+    images = sorted((bundle / "CXR_png").iterdir())[::16]
+    assert len(masks) == 176
+    assert max(masks) < 0.01
+    assert min(soft_fraction(read_image(path)) for path in images) > 0.2
