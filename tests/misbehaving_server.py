@@ -43,6 +43,7 @@ class Answer:
         length: The Content-Length that is claimed.
         ranges: Whether a range is answered as one.
         shift: So many bytes further than asked begins the range that is sent.
+        piece: No range that is sent has more bytes than this.
         chunked: In chunks, without a length.
         until_closed: Without a length and without chunks.
         compressed: With gzip, asked for or not.
@@ -57,6 +58,7 @@ class Answer:
     length: int | None = None
     ranges: bool = True
     shift: int = 0
+    piece: int | None = None
     chunked: bool = False
     until_closed: bool = False
     compressed: bool = False
@@ -171,9 +173,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_status(asked, 416, {"Content-Range": f"bytes */{len(body)}"})
             return
         if first is not None:
-            first += answer.shift
-            headers["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
-            body, status = body[first:], 206
+            first, total = first + answer.shift, len(body)
+            body, status = body[first:][: answer.piece], 206
+            headers["Content-Range"] = f"bytes {first}-{first + len(body) - 1}/{total}"
         if answer.chunked:
             headers["Transfer-Encoding"] = "chunked"
         elif not answer.until_closed:

@@ -84,10 +84,17 @@ def test_both_sets_come_in_the_bundle_s_layout(server, kaggle, cases, tmp_path: 
     assert "14 of 14 files" in capsys.readouterr().err
 
 
-def test_what_is_there_or_had_elsewhere_is_not_asked_for(server, kaggle, cases, tmp_path: Path):
+def test_what_is_there_or_had_elsewhere_is_not_asked_for(
+    server, kaggle, cases, tmp_path: Path, monkeypatch
+):
     fetch(server, tmp_path / "raw", cases)
     server.requests.clear()
-    assert fetch(server, tmp_path / "raw", cases) == []
+    with monkeypatch.context() as patch:
+        # Nor does it need room.
+        patch.setattr(
+            "lungseg_utils.workspace.shutil.disk_usage", lambda _: types.SimpleNamespace(free=0)
+        )
+        assert fetch(server, tmp_path / "raw", cases) == []
     assert server.requests == []
     assert len(kaggle) == 1
     # Montgomery's merged mask stands for left and right.

@@ -97,6 +97,19 @@ def test_progress_counts_every_byte_and_takes_back_what_is_fetched_again(server,
     assert -100_000 in counted
 
 
+@pytest.mark.parametrize("keep_record", [True, False])
+def test_progress_counts_what_an_earlier_call_brought(server, target: Path, keep_record: bool):
+    server.script(PATH, Answer(break_after=100_000))
+    with pytest.raises(DownloadError):
+        fetch(server, target, attempts=1)
+    if not keep_record:
+        (target.parent / "x.png.part.json").unlink()
+    counted = []
+    download_file(server.url(PATH), target, progress=counted.append)
+    assert sum(counted) == len(CONTENT)
+    assert (counted[0] == 100_000) == keep_record
+
+
 def test_an_error_of_progress_ends_the_download_and_keeps_the_part(server, target: Path):
     def stop(count: int) -> None:
         raise KeyboardInterrupt
@@ -134,6 +147,13 @@ def test_without_ranges_it_starts_again(server, target: Path):
     fetch(server, target)
     assert_whole(target)
     assert [asked.status for asked in server.requests] == [200, 200]
+
+
+def test_a_range_that_ends_early_is_continued(server, target: Path):
+    server.script(PATH, Answer(break_after=100_000), Answer(piece=50_000))
+    fetch(server, target)
+    assert_whole(target)
+    assert ranges(server) == [None, "bytes=100000-", "bytes=150000-"]
 
 
 def test_a_range_that_begins_elsewhere_is_not_appended(server, target: Path):

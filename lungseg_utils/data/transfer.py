@@ -93,8 +93,9 @@ def download_file(
         path: The file's final name; its folder is made where missing.
         patience: Time limits and retries; None for the usual ones.
         session: Keeps connections open over several files; None for one of its own.
-        progress: Called with the number of bytes of each block, negative where the file begins
-            again; None shows a bar. An error that it raises ends the download.
+        progress: Called with the number of bytes that are here already and then of each block,
+            negative where the file begins again; None shows a bar. An error that it raises ends
+            the download.
 
     Returns:
         The path.
@@ -116,6 +117,8 @@ def download_file(
         _bar(part, hidden=progress is not None) as bar,
     ):
         opened.max_redirects = patience.most_redirects
+        if progress and part.size:
+            progress(part.size)
         _Download(url, part, patience, opened, bar, progress or bar.update).run()
     return path
 
