@@ -32,6 +32,7 @@ _MODULES = {
     "evaluation.postprocess": ("clean_mask",),
     "evaluation.report": ("score_run",),
     "segmenter": ("Segmenter",),
+    "verify": ("verify_workspace",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

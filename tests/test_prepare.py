@@ -140,7 +140,8 @@ def test_files_are_read_for_their_digest_once_whatever_the_number_of_sizes(
         prepare(pairing, workspace, size)
     pairs = [*pairing.pairs, *pairing.unlabelled]
     files = {path.resolve() for pair in pairs for path in (pair.image, *pair.masks)}
-    assert sorted(read) == sorted(files)
+    # Apart from the arrays, each hashed once it is written.
+    assert sorted(path for path in read if path.suffix == ".png") == sorted(files)
     replace_mask(pairing, "CHNCXR_0003_0", OTHER_MASK)
     prepare(pairing, workspace, 16, overwrite=True)
     assert [path.name for path in read[len(files) :]] == ["CHNCXR_0003_0_mask.png"]

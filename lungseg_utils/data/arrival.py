@@ -29,8 +29,6 @@ from lungseg_utils.records import digest_of, file_sha256, read_json, write_json
 
 # The largest X-rays here have 20 MB; what is far above is not read into memory.
 _LARGEST_FILE = 500 * 10**6
-# Pillow would try 40 more, one of which (EPS) runs a program on the file.
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 _LUNG_MASK_FOLDERS = (LEFT_MASK_FOLDER, RIGHT_MASK_FOLDER)
 _FETCH_AGAIN = (
     "Fetch the bundle again with OVERWRITE, replace these files, or add a source that has them, "
@@ -251,15 +249,15 @@ def _decode(content: bytes) -> tuple[tuple[int, int] | None, str]:
     """Width and height of an image, or why it cannot be decoded."""
     from PIL import Image
 
-    from lungseg_utils.data.image_files import PIXEL_LIMIT
+    from lungseg_utils.data.image_files import FORMATS, PIXEL_LIMIT
 
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > PIXEL_LIMIT:
                 return None, f"{image.width} × {image.height} pixels, more than any X-ray has"
             # Checksums first: the decoder is content with a PNG whose end is cut off.
             image.verify()
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             image.load()
             return image.size, ""
     # A damaged file makes the decoders fail in any way.

@@ -22,7 +22,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", 
 PIXEL_LIMIT = 40_000_000
 
 # Pillow would try 40 more, one of which (EPS) runs a program on the file.
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 _EXIF_ORIENTATION = 0x0112
 _PHOTOMETRIC = 0x0106
 _MOST_PAGES = 100
@@ -72,7 +72,7 @@ def read_grey(path: Path, to_grey: Callable[[np.ndarray], np.ndarray] | None = N
 
     try:
         # By an open file: by name, Pillow maps uncompressed TIFFs and garbles rotated ones.
-        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             too_large = image.width * image.height > PIXEL_LIMIT
             if not too_large:
                 _check_single(image, path)

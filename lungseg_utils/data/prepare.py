@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 # Raised whenever the same files would give other arrays.
 _VERSION = 1
 _NAMED_CASES = 5
-# What a record holds besides what the arrays were made from; absent where there is none.
+# What a record holds besides what the arrays were made from: SHA-256 of the files, by which
+# damage is found later; and findings, absent where there are none.
+_HASHES = "sha256"
+_FILES = ("images.npy", "masks.npy", "index.csv")
 _FINDINGS = {"left_out": "cases left out", "repaired": "masks repaired"}
 
 
@@ -81,7 +84,8 @@ def prepare(
         kept, findings = _fill(partial, pairs, size, workers)
         index = index_of([pair.case for pair in kept], [bool(pair.masks) for pair in kept])
         (partial / "index.csv").write_text(index_text(index), encoding="utf-8")
-        write_json(partial / "record.json", record | findings)
+        hashes = {_HASHES: {name: file_sha256(partial / name) for name in _FILES}}
+        write_json(partial / "record.json", record | findings | hashes)
         _publish(partial, folder)
     _tell(read_json(folder / "record.json"))
     return load_prepared(workspace, size)
@@ -162,7 +166,8 @@ def _read_made_from(folder: Path) -> dict | None:
     path = folder / "record.json"
     if not path.is_file():
         return None
-    return {key: value for key, value in read_json(path).items() if key not in _FINDINGS}
+    beside = {_HASHES, *_FINDINGS}
+    return {key: value for key, value in read_json(path).items() if key not in beside}
 
 
 def _tell(record: dict) -> None:

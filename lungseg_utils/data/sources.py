@@ -323,8 +323,10 @@ def _from_nlm(
 
 
 def _from_mendeley(request: dict, folder: Path, workspace: Workspace, force: bool, _) -> Path:
-    from lungseg_utils.data.mendeley import download_mendeley
+    from lungseg_utils.data.mendeley import ARCHIVE_NAME, download_mendeley
 
+    if force:
+        (workspace.downloads / ARCHIVE_NAME).unlink(missing_ok=True)
     download_mendeley(folder, workspace.downloads)
     return folder
 
