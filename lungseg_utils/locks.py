@@ -30,6 +30,9 @@ WAIT_SECONDS = 240.0
 STALE_SECONDS = 180.0
 _BEAT_SECONDS = 30.0
 _POLL_SECONDS = 0.2
+# What this process really holds: a lock that it could not remove, because the drive was gone, is
+# on the drive again when that comes back.
+_HELD: set[str] = set()
 
 
 @contextlib.contextmanager
@@ -54,6 +57,7 @@ def hold(path: Path | str, what: str, wait: float | None = None) -> Iterator[Non
     place = path.with_name(f".{path.name}.lock")
     token = uuid.uuid4().hex
     mine, ended = place / f"{token}.json", threading.Event()
+    _HELD.add(token)
     try:
         with explained(place):
             _acquire(place, token, what, WAIT_SECONDS if wait is None else wait)
@@ -61,6 +65,7 @@ def hold(path: Path | str, what: str, wait: float | None = None) -> Iterator[Non
         yield
     finally:
         ended.set()
+        _HELD.discard(token)
         # Where the drive is gone, the lock is gone with it, or grows stale.
         with contextlib.suppress(OSError):
             mine.unlink()
@@ -88,7 +93,9 @@ class _Holder:
         """Known at once on this machine; of another, only that it has been silent for long."""
         machine = {key: self.values.get(key) for key in ("host", "boot")}
         if machine["boot"] and machine == _this_machine():
-            return _start_of(self.values["pid"]) != self.values["start"]
+            if _start_of(self.values["pid"]) != self.values["start"]:
+                return True
+            return self.values["pid"] == os.getpid() and self.file.stem not in _HELD
         return time.time() - self.seen > STALE_SECONDS
 
 

@@ -90,11 +90,12 @@ def test_no_two_of_four_processes_hold_it_at_once_though_a_dead_lock_lies_there(
 
 
 def write_lock(folder: Path, silent_for: float = 0, **changes: object) -> Path:
-    """A lock of this living process, save for the changes."""
+    """A lock of the living process that started this one, save for the changes."""
     place = folder / ".shared.lock"
     place.mkdir()
+    owner = {"pid": os.getppid(), "start": locks._start_of(os.getppid())}
     path = place / "0123.json"
-    path.write_text(json.dumps(locks._describe("training") | changes))
+    path.write_text(json.dumps(locks._describe("training") | owner | changes))
     os.utime(path, (time.time() - silent_for,) * 2)
     return path
 
@@ -156,6 +157,17 @@ def test_an_error_inside_frees_the_lock_and_what_waiters_left_is_swept(tmp_path)
         assert not left.exists()
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_went_away_with_its_drive_does_not_block_its_own_process(tmp_path):
+    drive = tmp_path / "drive"
+    drive.mkdir()
+    with hold(drive / "shared", "training"):
+        assert not is_free(drive)
+        drive.rename(tmp_path / "away")
+    (tmp_path / "away").rename(drive)
+    assert list(drive.iterdir()) != []
+    assert is_free(drive)
 
 
 def test_the_same_folder_by_another_path_is_the_same_lock(tmp_path, monkeypatch):
