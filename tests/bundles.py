@@ -8,6 +8,11 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from lungseg_utils.data.manifest import Case
+
 
 def png_header(width: int, height: int) -> bytes:
     """A grey PNG that has its header but no pixels: enough to learn the size."""
@@ -48,3 +53,33 @@ def read_index(shared_data: Path) -> list[dict[str, str]]:
     """Rows of the index of the real X-rays."""
     with (shared_data / "nlm512" / "index.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+# Three cases with sizes as published, of a fiftieth of what a film has.
+SMALL_SIZES = {"CHNCXR_0001_0": (40, 42), "CHNCXR_0002_1": (36, 30), "MCUCXR_0001_0": (48, 40)}
+
+
+def small_cases() -> list[Case]:
+    """The cases of `SMALL_SIZES`, one in each learning split."""
+    cases = []
+    for (image_id, size), split in zip(SMALL_SIZES.items(), ("train", "val", "test"), strict=True):
+        chinese = image_id.startswith("CHN")
+        source, suffix = ("shenzhen", "_mask") if chinese else ("montgomery", "")
+        names = (image_id, source, f"{image_id}.png", f"{image_id}{suffix}.png")
+        cases.append(Case(*names, False, "M", 40, *size, image_id, "", False, "", split))
+    return cases
+
+
+def write_image(path: Path, size: tuple[int, int], value: int = 7) -> None:
+    """Write a PNG of one grey value; size is width and height."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full(size[::-1], value, np.uint8)).save(path)
+
+
+def write_small_bundle(folder: Path, resize=lambda size: size, value: int = 7) -> Path:
+    """Write the bundle of `small_cases`: X-rays of one grey value, masks all lung."""
+    for case in small_cases():
+        size = resize((case.original_width, case.original_height))
+        write_image(folder / "CXR_png" / case.image_file, size, value)
+        write_image(folder / "masks" / case.mask_file, size, 255)
+    return folder

@@ -4,9 +4,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from lungseg_utils.data.arrival import (
     changed_files,
@@ -19,35 +17,11 @@ from lungseg_utils.data.arrival import (
     stamp_of_bundle,
     whole_hashes,
 )
-from lungseg_utils.data.manifest import Case
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
-from tests.bundles import png_header
+from tests.bundles import png_header, small_cases, write_image
+from tests.bundles import write_small_bundle as write_bundle
 
-# Sizes as published; of a fifth what a film has.
-SIZES = {"MCUCXR_0001_0": (48, 40), "CHNCXR_0001_0": (40, 42), "CHNCXR_0002_1": (36, 30)}
-
-
-def case_of(image_id: str) -> Case:
-    mask = f"{image_id}{'_mask' if image_id.startswith('CHN') else ''}.png"
-    source = "shenzhen" if image_id.startswith("CHN") else "montgomery"
-    facts = (False, "M", 40, *SIZES[image_id], image_id, "", False, "", "train")
-    return Case(image_id, source, f"{image_id}.png", mask, *facts)
-
-
-CASES = [case_of(image_id) for image_id in SIZES]
-
-
-def write_image(path: Path, size: tuple[int, int], value: int = 7) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full(size[::-1], value, np.uint8)).save(path)
-
-
-def write_bundle(folder: Path, resize=lambda size: size) -> Path:
-    for case in CASES:
-        size = resize((case.original_width, case.original_height))
-        write_image(folder / "CXR_png" / case.image_file, size)
-        write_image(folder / "masks" / case.mask_file, size, 255)
-    return folder
+CASES = small_cases()
 
 
 def test_every_file_is_hashed_and_measured(tmp_path: Path):
@@ -96,16 +70,15 @@ def test_a_resized_copy_is_recognised(tmp_path: Path, resize, expected: str):
     assert line.endswith(f"Not the originals: a copy resized to {arrival.resized}.")
 
 
-def test_the_copies_of_the_real_bundle_are_recognised(tmp_path: Path, shared_data: Path):
+@pytest.mark.parametrize(("kind", "resized"), [("nlm512", "512 × 512"), ("originals", "")])
+def test_real_files_are_recognised(tmp_path: Path, shared_data: Path, kind: str, resized: str):
     for folder in ("CXR_png", "masks"):
         (tmp_path / folder).mkdir()
-        for path in sorted((shared_data / "nlm512" / folder).glob("MCUCXR_000*.png")):
+        for path in sorted((shared_data / kind / folder).glob("MCUCXR_*.png"))[:2]:
             (tmp_path / folder / path.name).symlink_to(path)
     arrival = check_bundle(tmp_path)
-    assert (arrival.resized, arrival.odd_sizes, arrival.damaged) == ("512 × 512", {}, {})
-    originals = check_bundle(shared_data / "originals")
-    assert (originals.resized, originals.odd_sizes, originals.damaged) == ("", {}, {})
-    assert originals.count("CXR_png") == 6
+    assert (arrival.resized, arrival.odd_sizes, arrival.damaged) == (resized, {}, {})
+    assert arrival.count("CXR_png") == arrival.count("masks") == 2
 
 
 def test_an_odd_size_is_named(tmp_path: Path):

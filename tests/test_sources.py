@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lungseg_utils.data import sources
+from lungseg_utils.data import download, mendeley, sources
 from lungseg_utils.data.arrival import check_bundle, stamp_of_bundle
 from lungseg_utils.data.download import parse_drive_location, stamp_of_files
 from lungseg_utils.data.source_request import DRIVE_FOLDER, KAGGLE_HANDLE, SOURCES
@@ -104,9 +104,9 @@ def test_a_folder_is_decoded_again_only_where_its_files_changed(
     tmp_path: Path, workspace: Workspace, monkeypatch
 ):
     bundle = write_bundle(tmp_path / "mine" / "Lung Segmentation")
-    decoded: list[Path] = []
+    decoded: list[tuple] = []
     monkeypatch.setattr(
-        sources, "check_bundle", lambda path: decoded.append(path) or check_bundle(path)
+        sources, "check_bundle", lambda *given: decoded.append(given) or check_bundle(*given)
     )
 
     def times_decoded(**options) -> int:
@@ -195,6 +195,41 @@ def test_another_data_set_is_another_request(workspace: Workspace, kaggle):
     assert [handle for handle, _ in kaggle.calls] == [KAGGLE_HANDLE, "someone/lungs"]
 
 
+def change(path: Path) -> None:
+    """Another image of the same size, as good as the first."""
+    Image.fromarray(np.full((8, 8), 99, np.uint8)).save(path)
+
+
+def test_a_file_that_changed_since_its_first_arrival_is_named(workspace: Workspace, kaggle):
+    bundle = fetch("kaggle", workspace)
+    shutil.rmtree(workspace.scratch)
+    change(bundle / "CXR_png" / "CHNCXR_0002_0.png")
+    for _ in range(2):
+        with pytest.raises(DownloadError, match=r"CXR_png/CHNCXR_0002_0\.png: not the file that"):
+            ensure_raw(workspace)
+    # Taken as it is now, and compared with that from here on.
+    assert fetch("kaggle", workspace, overwrite=True) == bundle
+    change(bundle / "masks" / "CHNCXR_0001_0_mask.png")
+    with pytest.raises(DownloadError, match="1 damaged"):
+        ensure_raw(workspace)
+
+
+def test_a_file_that_is_gone_since_its_first_arrival_is_named(workspace: Workspace, kaggle):
+    bundle = fetch("kaggle", workspace)
+    (bundle / "masks" / "CHNCXR_0001_0_mask.png").unlink()
+    with pytest.raises(DownloadError, match=r"1 files gone: masks/CHNCXR_0001_0_mask\.png"):
+        ensure_raw(workspace)
+    assert fetch("kaggle", workspace, overwrite=True) == bundle
+
+
+def test_a_web_page_among_kaggles_files_is_explained(workspace: Workspace, kaggle):
+    bundle = write_bundle(kaggle.cache / "Lung Segmentation")
+    page = "<!doctype html><title>Sign in</title><input type=password>"
+    (bundle / "CXR_png" / "CHNCXR_0002_0.png").write_text(page)
+    with pytest.raises(DownloadError, match="a login page, titled 'Sign in'"):
+        fetch("kaggle", workspace)
+
+
 def test_kaggles_failure_is_passed_on_with_advice(workspace: Workspace, monkeypatch):
     def fail(*arguments, **keywords):
         raise ConnectionError("no route to host")
@@ -232,6 +267,20 @@ def test_a_changed_zip_is_unpacked_again(tmp_path: Path, workspace: Workspace):
     bundle = fetch("zip", workspace, str(archive))
     assert [path.name for path in (bundle / "CXR_png").iterdir()] == ["CHNCXR_0005_0.png"]
     assert [path.name for path in workspace.raw.iterdir()] == ["zip"]
+
+
+def test_own_files_may_change_but_it_is_said(tmp_path: Path, workspace: Workspace, capsys):
+    bundle = write_bundle(tmp_path / "mine")
+    fetch("folder", workspace, str(bundle))
+    change(bundle / "CXR_png" / "CHNCXR_0002_0.png")
+    (bundle / "masks" / "CHNCXR_0001_0_mask.png").unlink()
+    capsys.readouterr()
+    fetch("folder", workspace, str(bundle))
+    told = capsys.readouterr().out
+    assert "Not as they arrived first (2): CXR_png/CHNCXR_0002_0.png, " in told
+    assert "masks/CHNCXR_0001_0_mask.png (gone)" in told
+    fetch("folder", workspace, str(bundle), overwrite=True)
+    assert "Not as" not in capsys.readouterr().out
 
 
 def test_what_was_unpacked_outlives_its_zip(tmp_path: Path, workspace: Workspace):
@@ -358,6 +407,71 @@ def test_drives_web_page_in_place_of_a_zip_is_not_kept(tmp_path: Path, workspace
     assert fetch("drive", workspace, FILE_LINK) == workspace.raw / "drive"
 
 
+def test_a_failed_second_download_keeps_the_zip_of_the_first(tmp_path, workspace, monkeypatch):
+    archive = pack(write_bundle(tmp_path / "in"), tmp_path / "b.zip")
+    install(monkeypatch, "gdown", download=lambda id, output: shutil.copy(archive, output))
+    fetch("drive", workspace, FILE_LINK)
+    install(monkeypatch, "gdown", download=lambda id, output: None)
+    with pytest.raises(DownloadError):
+        fetch("drive", workspace, FILE_LINK, overwrite=True)
+    [kept] = workspace.downloads.glob("*.zip")
+    assert kept.read_bytes() == archive.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["CXR_png/CHNCXR_0001_0.png", "Lung Segmentation.zip"])
+def test_a_web_page_in_a_drive_folder_is_explained(workspace, monkeypatch, name: str):
+    def download_folder(id=None, output=None):
+        write_bundle(Path(output))
+        (Path(output) / name).write_text("<html><body>Sorry, download quota exceeded</body></html>")
+        return [output]
+
+    install(monkeypatch, "gdown", download_folder=download_folder)
+    with pytest.raises(DownloadError, match="quota is used up") as caught:
+        fetch("drive", workspace)
+    assert "Wait" in caught.value.advice
+    assert list(workspace.raw.iterdir()) == []
+
+
+def test_archives_of_a_drive_folder_share_one_limit(tmp_path: Path, workspace, monkeypatch):
+    archive = pack(write_bundle(tmp_path / "in"), tmp_path / "b.zip")
+    unpacked = sum(path.stat().st_size for path in (tmp_path / "in").rglob("*.*"))
+
+    def download_folder(id=None, output=None):
+        return [shutil.copy(archive, Path(output) / f"{number}.zip") for number in range(3)]
+
+    install(monkeypatch, "gdown", download_folder=download_folder)
+    monkeypatch.setattr(download, "LARGEST_UNPACKED_BYTES", 2 * unpacked)
+    with pytest.raises(DownloadError, match="at most 0 bytes"):
+        fetch("drive", workspace)
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("FolderContentsMaximumLimitError: has more than 50 files", "pip install --upgrade gdown"),
+        ("Too many users have viewed or downloaded this file recently", "quota is used up: wait"),
+        ("Cannot retrieve the public link of the file", "Check how it is shared"),
+    ],
+)
+def test_gdowns_failures_are_told_apart(workspace, monkeypatch, reason: str, advice: str):
+    def fail(id, output):
+        raise RuntimeError(reason)
+
+    install(monkeypatch, "gdown", download_folder=fail)
+    with pytest.raises(DownloadError) as caught:
+        fetch("drive", workspace)
+    assert reason in caught.value.received and advice in caught.value.advice
+
+
+def test_gdown_5_still_has_the_limit_that_is_explained():
+    gdown = pytest.importorskip("gdown")
+    if int(gdown.__version__.split(".")[0]) > 5:
+        pytest.skip("gdown 6 fetches folders of any size")
+    from gdown.exceptions import FolderContentsMaximumLimitError
+
+    assert "MaximumLimit" in FolderContentsMaximumLimitError.__name__
+
+
 @pytest.mark.parametrize("version", [5, 6])
 @pytest.mark.parametrize("location", ["", FILE_LINK])
 def test_gdowns_failure_in_both_versions(workspace, monkeypatch, version: int, location: str):
@@ -380,6 +494,28 @@ def test_the_installed_gdown_and_kagglehub_take_what_is_passed():
     for function in (gdown.download, gdown.download_folder):
         inspect.signature(function).bind(id="x", output="y")
     inspect.signature(kagglehub.dataset_download).bind(KAGGLE_HANDLE, force_download=True)
+
+
+# --- mendeley
+
+
+def test_mendeley_is_fetched_once_and_its_archive_anew_with_overwriting(workspace, monkeypatch):
+    found = []
+
+    def download_mendeley(folder: Path, downloads: Path) -> None:
+        archive = downloads / mendeley.ARCHIVE_NAME
+        found.append(archive.exists())
+        downloads.mkdir(parents=True, exist_ok=True)
+        archive.touch()
+        write_bundle(folder)
+
+    monkeypatch.setattr(mendeley, "download_mendeley", download_mendeley)
+    bundle = fetch("mendeley", workspace)
+    assert bundle == fetch("mendeley", workspace) == workspace.raw / "mendeley"
+    shutil.rmtree(workspace.scratch)
+    ensure_raw(workspace)
+    fetch("mendeley", workspace, overwrite=True)
+    assert found == [False, True, False]
 
 
 # --- phantom

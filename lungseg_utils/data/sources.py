@@ -127,7 +127,11 @@ def _use_folder(request: dict, workspace: Workspace, overwrite: bool) -> Path:
 
 
 def _fetch_into_raw(
-    request: dict, workspace: Workspace, overwrite: bool, have: Collection[str] | None = None
+    request: dict,
+    workspace: Workspace,
+    overwrite: bool,
+    have: Collection[str] | None = None,
+    cases: Sequence[Case] | None = None,
 ) -> Arrival:
     """Fetch under a temporary name, check, and rename.
 
@@ -137,6 +141,7 @@ def _fetch_into_raw(
         overwrite: Fetch again what is there.
         have: None where this is the only source and its bundle has to be whole; else the files
             that earlier sources have brought.
+        cases: The manifest; None for the bundle's own, else the project's.
     """
     final = workspace.raw / request["source"]
     partial = workspace.raw / f".partial-{request['source']}"
@@ -150,7 +155,7 @@ def _fetch_into_raw(
             raw_bundles.reuse_files(final, partial, request)
         stamps = raw_bundles.origin_stamps(request)
         filled = _FETCHERS[request["source"]](request, partial, workspace, overwrite, have or ())
-        arrival = _receive(filled, request, workspace, overwrite, some=have is not None)
+        arrival = _receive(filled, request, workspace, overwrite, have is not None, cases)
         if have is None:
             _remove_damaged(arrival, resumes)
             require_whole(arrival)
@@ -174,7 +179,12 @@ def _remove_damaged(arrival: Arrival, resumes: bool) -> None:
 
 
 def _receive(
-    folder: Path, request: dict, workspace: Workspace, overwrite: bool, some: bool = False
+    folder: Path,
+    request: dict,
+    workspace: Workspace,
+    overwrite: bool,
+    some: bool = False,
+    cases: Sequence[Case] | None = None,
 ) -> Arrival:
     """Read every file once, compare with the first arrival, record and say what came.
 
@@ -184,11 +194,12 @@ def _receive(
         workspace: Its `downloads` hold the records.
         overwrite: Take the files as they are now.
         some: Whether other sources may have what is not there.
+        cases: As for `check_bundle`.
 
     Returns:
         The bundle; a published file that is another than the first time counts as damaged.
     """
-    arrival = _check(folder)
+    arrival = _check(folder, cases)
     path = record_path(workspace.downloads, request)
     known = {} if overwrite else recorded_hashes(path)
     changed = changed_files(arrival, known)
@@ -211,9 +222,9 @@ def _receive(
     return arrival
 
 
-def _check(folder: Path) -> Arrival:
+def _check(folder: Path, cases: Sequence[Case] | None) -> Arrival:
     try:
-        return check_bundle(folder)
+        return check_bundle(folder, cases)
     except MissingInputError as error:
         found = sorted(path.name for path in folder.iterdir())[:20] if folder.is_dir() else []
         raise DownloadError(
@@ -244,7 +255,7 @@ def _fetch_parts(
     parts: list[Part] = []
     errors: dict[str, LungsegError] = {}
     for request in requests:
-        source, have = request["source"], set()
+        source, have, cases = request["source"], set(), None
         if parts:
             cases = _cases_of(parts)
             choices = combining.choose_files(parts, cases)
@@ -254,7 +265,7 @@ def _fetch_parts(
             have = combining.files_of_complete(choices)
         print(f"{source}:")
         try:
-            parts.append(Part(source, _fetch_part(request, workspace, overwrite, have)))
+            parts.append(Part(source, _fetch_part(request, workspace, overwrite, have, cases)))
         except (DownloadError, MissingInputError) as error:
             print(f"{source} is left out. {error}")
             errors[source] = error
@@ -264,18 +275,22 @@ def _fetch_parts(
 
 
 def _fetch_part(
-    request: dict, workspace: Workspace, overwrite: bool, have: Collection[str]
+    request: dict,
+    workspace: Workspace,
+    overwrite: bool,
+    have: Collection[str],
+    cases: Sequence[Case] | None,
 ) -> Arrival:
     """One of several sources: what is damaged is marked and does not end the fetching."""
     if request["source"] == "folder":
-        return _receive(Path(request["location"]), request, workspace, overwrite, some=True)
+        return _receive(Path(request["location"]), request, workspace, overwrite, True, cases)
     # Of the others, a part cannot be asked for.
     have = have if request["source"] == "nlm" else ()
     raw = workspace.raw
     bundle = None if overwrite else raw_bundles.find_fetched(raw, request, have, whole=False)
     if bundle is not None:
-        return _receive(bundle, request, workspace, overwrite, some=True)
-    return _fetch_into_raw(request, workspace, overwrite, have)
+        return _receive(bundle, request, workspace, overwrite, True, cases)
+    return _fetch_into_raw(request, workspace, overwrite, have, cases)
 
 
 def _put_together(
