@@ -178,7 +178,7 @@ def _compare_hashes(
             return f"cannot be read: {error.strerror}"
         return "" if found == hashes[name] else "not the file that arrived first (SHA-256)"
 
-    faults = map_in_threads(fault, names, f"Verifying {request['source']}")
+    faults = map_in_threads(fault, names, f"Verifying {request['source']}", unit="file")
     for name, found in zip(names, faults, strict=True):
         if found:
             yield Damage(bundle / name, found, _AGAIN_02)

@@ -121,7 +121,9 @@ def check_bundle(folder: Path | str, manifest: Sequence[Case] | None = None) -> 
             f"no image file in {bundle / IMAGE_FOLDER}",
             "Fetch it again, or choose another SOURCE.",
         )
-    read = map_in_threads(lambda name: _read_once(bundle, name), names, "Checking files")
+    read = map_in_threads(
+        lambda name: _read_once(bundle, name), names, "Checking files", unit="file"
+    )
     files = dict(zip(names, read, strict=True))
     own = bundle / MANIFEST_NAME
     cases = load_manifest(own if own.is_file() else None) if manifest is None else manifest

@@ -16,6 +16,7 @@ def map_in_threads(
     items: Sequence[_Item],
     title: str,
     workers: int | None = None,
+    unit: str = "case",
 ) -> list[_Result]:
     """Call `work` on every item, with a progress bar; the first error ends it.
 
@@ -24,6 +25,7 @@ def map_in_threads(
         items: Its arguments, a call each.
         title: Shown beside the progress bar.
         workers: Threads; None for one a processor, at most 8.
+        unit: What an item is called beside the bar.
 
     Returns:
         The results, in the items' order.
@@ -31,4 +33,4 @@ def map_in_threads(
     from tqdm.auto import tqdm
 
     with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8)) as threads:
-        return list(tqdm(threads.map(work, items), total=len(items), desc=title, unit="case"))
+        return list(tqdm(threads.map(work, items), total=len(items), desc=title, unit=unit))
