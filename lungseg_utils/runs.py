@@ -57,13 +57,15 @@ class Run:
             same shape.
 
         Raises:
-            LungsegError: The weight file is damaged or of another architecture.
+            LungsegError: The weight file is damaged, of another architecture, or holds anything
+                but plain numbers. Nothing in it is executed.
         """
         from lungseg_utils.models.registry import build_architecture
+        from lungseg_utils.weight_files import load_weights
 
         model = build_architecture(self.config.model, self.config.size, self.config.model_options)
         try:
-            model.load_weights(self.best_weights)
+            load_weights(model, self.best_weights)
         except Exception as error:  # h5py and Keras raise many kinds
             raise LungsegError(
                 "A run's weights must be whole and fit the network that run.json describes.",
@@ -81,6 +83,7 @@ def load_run(folder: Path | str) -> Run:
 
     Raises:
         MissingInputError: There is no run, or it has not finished an epoch.
+        LungsegError: `run.json` is damaged or does not describe a run.
     """
     folder = Path(folder)
     if not (folder / RECORD).is_file() or not (folder / BEST).is_file():
@@ -90,5 +93,14 @@ def load_run(folder: Path | str) -> Run:
             f"no run with weights in {folder}",
             f"Run notebook {notebook} first, or check RUN_NAME and WORKSPACE.",
         )
-    record = read_json(folder / RECORD)
-    return Run(folder, TrainingConfig.from_dict(record["config"]), record)
+    try:
+        record = read_json(folder / RECORD)
+        return Run(folder, TrainingConfig.from_dict(record["config"]), record)
+    except LungsegError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LungsegError(
+            f"A run's {RECORD} is whole, as the training wrote it.",
+            f"{folder / RECORD} ({type(error).__name__}: {error})",
+            "Restore the file, or train the run again.",
+        ) from error

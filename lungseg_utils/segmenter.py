@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +12,18 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from lungseg_utils.data.image_files import SUFFIXES
 from lungseg_utils.data.imaging import read_image, resize_image, resize_probability
 from lungseg_utils.errors import ImageFileError, MissingInputError
+from lungseg_utils.evaluation.polarity import doubt, lungs_are_bright
 from lungseg_utils.evaluation.postprocess import clean_mask, to_mask
 from lungseg_utils.predict import predict_images
 from lungseg_utils.records import write_atomically
 from lungseg_utils.runs import Run, load_run
 from lungseg_utils.shipped import SHIPPED, ShippedRun, load_shipped
 
-SUFFIXES = {".png", ".jpg", ".jpeg"}
+LEAST_SIDE = 32
+COLUMNS = ("file", "width", "height", "lung_fraction", "inverted", "error")
 
 # Okabe and Ito's sky blue, as blue, green, red: told apart by colour-blind readers.
 _CONTOUR_BGR = (233, 180, 86)
@@ -33,11 +37,14 @@ class Segmentation:
         image: uint8 `(H, W)`, the X-ray as read.
         probability: float32 `(H, W)` in [0, 1].
         mask: uint8 {0, 1} `(H, W)`, post-processed.
+        inverted: Whether black and white are exchanged on this film, so that its lungs are
+            bright; they were then found on its inverse.
     """
 
     image: np.ndarray
     probability: np.ndarray
     mask: np.ndarray
+    inverted: bool = False
 
     @property
     def overlay(self) -> np.ndarray:
@@ -94,29 +101,34 @@ class Segmenter:
         """Find the lungs in an X-ray.
 
         The image is squashed to the network's square; the probability goes back to the
-        image's own size and is thresholded there.
+        image's own size and is thresholded there. Where a network that knows inverted films from
+        its training finds lungs brighter than what lies around them, the inverse is predicted
+        too, and the answer is taken of which the network is surer.
 
         Args:
-            image: A PNG or JPEG file, or grey uint8 `(H, W)`.
+            image: An image file, or grey uint8 `(H, W)`.
 
         Returns:
             The mask, at the image's own size.
 
         Raises:
-            ImageFileError: The file cannot be read, or the array is no grey image.
+            ImageFileError: The file cannot be read, the array is no grey image, or the image is
+                smaller than 32 pixels or of a single grey level.
         """
+        name = "an array" if isinstance(image, np.ndarray) else str(image)
         image = _checked(image) if isinstance(image, np.ndarray) else read_image(image)
+        _check_content(image, name)
         small = resize_image(image, self.run.config.size)
-        probability = predict_images(self.run, self.model, small[None])[0]
+        probability, inverted = self._predict(small)
         height, width = image.shape
         probability = resize_probability(probability, (width, height))
-        return Segmentation(image, probability, clean_mask(to_mask(probability)))
+        return Segmentation(image, probability, clean_mask(to_mask(probability)), inverted)
 
     def segment_folder(self, folder: Path | str, out: Path | str) -> pd.DataFrame:
-        """Segment every PNG and JPEG of a folder.
+        """Segment every image of a folder.
 
-        A file that cannot be read is named in the table and the others go on. Masks and overlays
-        that an earlier call left in `out` are removed first.
+        A file that cannot be segmented is named in the table, and at the end in print, and the
+        others go on. Masks and overlays that an earlier call left in `out` are removed first.
 
         Args:
             folder: X-rays, or a single file.
@@ -124,42 +136,49 @@ class Segmenter:
                 `overlays/<name>_overlay.png` and `segmented.csv`.
 
         Returns:
-            A row a file: `file`, `width`, `height`, `lung_fraction`, `error` (empty when
-            all went well).
+            A row a file: `file`, `width`, `height`, `lung_fraction`, `inverted` (as in
+            `Segmentation`), `error` (empty when all went well).
 
         Raises:
-            MissingInputError: There is no PNG or JPEG.
+            MissingInputError: There is no image.
         """
         folder, out = Path(folder), Path(out)
-        rows = []
         paths = list_images(folder)
         for name in ("masks", "overlays"):
             shutil.rmtree(out / name, ignore_errors=True)
-        stems = [path.stem for path in paths]
+        # a.png and a.jpg must not share a mask, nor A.png and a.png where case does not count.
+        stems = Counter(path.stem.lower() for path in paths)
+        rows = []
         for path in tqdm(paths, desc="Segmenting", unit="image"):
             try:
                 result = self.segment(path)
             except ImageFileError as error:
-                rows.append({"file": path.name, "error": f"{error.rule} {error.received}"})
+                reason = f"{error.rule} {str(error.received).removeprefix(f'{path}: ')}"
+                rows.append({"file": path.name, "error": reason})
                 continue
-            # a.png and a.jpg must not share a mask.
-            name = path.stem if stems.count(path.stem) == 1 else path.name
-            _write_png(out / "masks" / f"{name}_mask.png", result.mask * 255)
-            _write_png(out / "overlays" / f"{name}_overlay.png", result.overlay[..., ::-1])
-            height, width = result.image.shape
-            fraction = round(result.lung_fraction, 4)
-            rows.append(
-                {"file": path.name, "width": width, "height": height, "lung_fraction": fraction}
-            )
-        columns = ["file", "width", "height", "lung_fraction", "error"]
-        table = pd.DataFrame(rows, columns=columns).fillna({"error": ""})
-        table = table.astype({"width": "Int64", "height": "Int64"})
+            _write_result(out, path.stem if stems[path.stem.lower()] == 1 else path.name, result)
+            rows.append({"file": path.name, **_figures_of(result)})
+        table = pd.DataFrame(rows, columns=list(COLUMNS)).fillna({"error": ""})
+        table = table.astype({"width": "Int64", "height": "Int64", "inverted": "boolean"})
         write_atomically(out / "segmented.csv", lambda target: table.to_csv(target, index=False))
+        _tell_failures(table)
         return table
+
+    def _predict(self, small: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Probability (size, size), and whether it was found on the inverse of the image."""
+        probability = predict_images(self.run, self.model, small[None])[0]
+        # A network that never saw inverted films says nothing about one.
+        knows = self.run.config.augmentation.invert > 0
+        if not knows or not lungs_are_bright(small, probability):
+            return probability, False
+        of_inverse = predict_images(self.run, self.model, 255 - small[None])[0]
+        if doubt(of_inverse) < doubt(probability):
+            return of_inverse, True
+        return probability, False
 
 
 def list_images(folder: Path | str) -> list[Path]:
-    """PNG and JPEG files of a folder, sorted; a single file is a list of one.
+    """Image files of a folder, by name; a single file is a list of one.
 
     Raises:
         MissingInputError: There is none.
@@ -168,12 +187,18 @@ def list_images(folder: Path | str) -> list[Path]:
     if folder.is_file():
         return [folder]
     found = sorted(folder.iterdir()) if folder.is_dir() else []
-    images = [path for path in found if path.suffix.lower() in SUFFIXES]
+    # Archives packed on a Mac carry a "._" file beside each.
+    images = [
+        path
+        for path in found
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    ]
     if not images:
         raise MissingInputError(
-            "Segmenting needs a PNG or JPEG file, or a folder of them.",
+            "Segmenting needs a PNG, JPEG or other image file, or a folder of them.",
             f"{folder} ({'no such file or folder' if not folder.exists() else 'none in it'})",
-            "Pass the path of your X-rays; in Colab, upload them with the folder pane first.",
+            "Pass the path of your X-rays; in Colab, upload them with the folder pane first. "
+            "Export DICOM files as PNG.",
         )
     return images
 
@@ -191,6 +216,44 @@ def _checked(image: np.ndarray) -> np.ndarray:
             "Read the file with read_image, or convert the array.",
         )
     return image
+
+
+def _check_content(image: np.ndarray, name: str) -> None:
+    height, width = image.shape
+    if min(height, width) < LEAST_SIDE:
+        raise ImageFileError(
+            f"An X-ray has at least {LEAST_SIDE} pixels a side.",
+            f"{name}: {width} × {height} pixels",
+            "Pass the X-ray at its own size.",
+        )
+    if image.min() == image.max():
+        raise ImageFileError(
+            "An X-ray has more than one grey level.",
+            f"{name}: every pixel is {image.flat[0]}",
+            "Export it again.",
+        )
+
+
+def _write_result(out: Path, name: str, result: Segmentation) -> None:
+    _write_png(out / "masks" / f"{name}_mask.png", result.mask * 255)
+    _write_png(out / "overlays" / f"{name}_overlay.png", result.overlay[..., ::-1])
+
+
+def _figures_of(result: Segmentation) -> dict[str, object]:
+    height, width = result.image.shape
+    return {
+        "width": width,
+        "height": height,
+        "lung_fraction": round(result.lung_fraction, 4),
+        "inverted": result.inverted,
+    }
+
+
+def _tell_failures(table: pd.DataFrame) -> None:
+    failed = table[table["error"] != ""]
+    if len(failed):
+        print(f"{len(failed)} of {len(table)} files could not be segmented:")
+        print("\n".join(f"  {file}: {error}" for file, error in failed[["file", "error"]].values))
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:

@@ -43,6 +43,7 @@ _ORIGIN = (
     "dtype_policy",
     "git_commit",
 )
+_LARGEST_RATIO = 100  # of unpacked to packed: weights hardly get smaller
 _INSTALL_AGAIN = "Install lungseg_utils again, or restore its folder `weights` from the repository."
 
 
@@ -202,6 +203,9 @@ def _unpack(content: bytes, path: Path) -> dict[str, np.ndarray]:
     try:
         # Without pickles: a file of arrays runs no code.
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            size = sum(entry.file_size for entry in arrays.zip.infolist())
+            if size > _LARGEST_RATIO * len(content):
+                raise ValueError(f"it would unpack to {size:,} bytes")
             return {name: arrays[name] for name in arrays.files}
     except Exception as error:  # zipfile, zlib and NumPy each have their own
         raise LungsegError(
@@ -213,7 +217,20 @@ def _unpack(content: bytes, path: Path) -> dict[str, np.ndarray]:
 
 def _read_index(folder: Path) -> dict:
     path = folder / INDEX
-    return read_json(path) if path.is_file() else {}
+    try:
+        index = read_json(path) if path.is_file() else {}
+        _check_index(index)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise LungsegError(
+            f"{INDEX} is whole, as `ship` wrote it.", f"{path} ({error})", _INSTALL_AGAIN
+        ) from error
+    return index
+
+
+def _check_index(index: dict) -> None:
+    for name, entry in index.items():
+        if missing := {"sha256", "bytes", "config"} - set(entry):
+            raise ValueError(f"{name} without {', '.join(sorted(missing))}")
 
 
 def _file(name: str, folder: Path) -> Path:

@@ -371,6 +371,18 @@ def test_shipped_networks_find_the_lungs_of_a_phantom(index, name):
         assert dice(result.mask, left | right) > PHANTOM_DICE, seed
 
 
+def test_an_inverted_film_is_recognised_and_gets_the_lungs_of_the_film(index):
+    segmenter = Segmenter.load("unet")
+    for seed in PHANTOM_SEEDS:
+        image, _ = render_phantom(np.random.default_rng(seed), (480, 512))
+
+        film, inverse = segmenter.segment(image), segmenter.segment(255 - image)
+
+        assert (film.inverted, inverse.inverted) == (False, True)
+        # Reducing a film rounds its levels up, and those of its inverse too.
+        assert dice(inverse.mask, film.mask) > 0.999
+
+
 def test_a_film_and_its_small_copy_get_the_same_lungs(index, shared_data):
     """The copies are resampled by another kernel, and sharper than what a film is reduced to."""
     segmenter = Segmenter.load("unet")

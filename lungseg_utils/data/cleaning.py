@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lungseg_utils.data.image_files import SUFFIXES
 from lungseg_utils.data.imaging import read_image, resize_image, to_grey
 from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
 from lungseg_utils.records import (
@@ -35,7 +36,6 @@ COLUMNS = (
     "foreground_fraction",
     "error",
 )
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 _RECORD = "record.json"
 _SAVE_EVERY = 50  # images between two records: what an interruption can cost
 
