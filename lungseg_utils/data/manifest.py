@@ -156,12 +156,20 @@ def _read_text(path: Path) -> str:
             "Check the path, or pass None for the project's own manifest.",
         ) from error
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
+        read = error.object[: error.start]
+        line = read[read.rfind(b"\n") + 1 :].decode("latin-1")
+        column = _column_after(next(csv.reader([line]), []))
         raise ManifestError(
             "The manifest must be UTF-8 text.",
-            f"byte 0x{error.object[error.start]:02x} in row {line} of {path}",
+            f"byte 0x{error.object[error.start]:02x} in row {read.count(b'\n') + 1}, "
+            f"column `{column}` of {path}",
             "Save the file again as UTF-8.",
         ) from error
+
+
+def _column_after(cells: list[str]) -> str:
+    """The column of the last of a row's first cells, or the first column of an empty row."""
+    return (*COLUMNS, "(beyond the last)")[min(max(len(cells), 1), len(COLUMNS) + 1) - 1]
 
 
 def _parse(text: str, path: Path) -> list[tuple[int, Case]]:
