@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from lungseg_utils.errors import (
     LungsegError,
     MissingInputError,
     StaleOutputError,
+    StorageError,
 )
 from lungseg_utils.records import read_json
 from lungseg_utils.workspace import Workspace, open_workspace
@@ -143,8 +145,9 @@ def test_files_are_read_for_their_digest_once_whatever_the_number_of_sizes(
     # Apart from the arrays, each hashed once it is written.
     assert sorted(path for path in read if path.suffix == ".png") == sorted(files)
     replace_mask(pairing, "CHNCXR_0003_0", OTHER_MASK)
+    read.clear()
     prepare(pairing, workspace, 16, overwrite=True)
-    assert [path.name for path in read[len(files) :]] == ["CHNCXR_0003_0_mask.png"]
+    assert [path.stem for path in read if path.suffix == ".png"] == ["CHNCXR_0003_0_mask"]
 
 
 def test_the_digest_of_the_data_is_the_same_for_every_size_and_not_for_other_files(
@@ -177,6 +180,39 @@ def test_a_full_disk_is_told_before_anything_is_written(pairing, workspace, monk
         prepare(pairing, workspace, 16)
     assert not workspace.prepared(16).exists()
     assert not (workspace.scratch / "partial").exists()
+
+
+@pytest.mark.parametrize("where", ["array", "across disks", "record"])
+def test_a_disk_that_fills_up_meanwhile_costs_nothing(pairing, workspace, monkeypatch, where):
+    before = prepare(pairing, workspace, 16).images.copy()
+    masks = load_prepared(workspace, 16).masks.copy()
+    replace_mask(pairing, "CHNCXR_0003_0", OTHER_MASK)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="Free some space"):
+        if where == "array":
+            patch.setattr(os, "posix_fallocate", full)
+        elif where == "record":
+            patch.setattr(os, "fsync", full)
+        else:
+            put_on_two_disks(patch, workspace)
+            patch.setattr(module.shutil, "copyfile", full)
+        prepare(pairing, workspace, 16, overwrite=True)
+    assert [path.name for path in (workspace.root / "prepared").iterdir()] == ["16"]
+    assert np.array_equal(load_prepared(workspace, 16).images, before)
+    assert np.array_equal(load_prepared(workspace, 16).masks, masks)
+
+    assert not np.array_equal(prepare(pairing, workspace, 16, overwrite=True).masks, masks)
+    assert not list((workspace.scratch / "partial").iterdir())
+
+
+def test_two_notebooks_that_prepare_at_once_do_it_once(pairing, workspace, prepared_ids):
+    with ThreadPoolExecutor(2) as notebooks:
+        both = list(notebooks.map(lambda _: prepare(pairing, workspace, 16), range(2)))
+    assert sorted(prepared_ids) == sorted(CASES)
+    assert both[0].digest == both[1].digest
 
 
 def test_an_interrupted_preparation_continues(pairing, workspace, tmp_path, monkeypatch):
@@ -323,7 +359,8 @@ def test_a_pairing_without_cases_is_refused(workspace):
         prepare(Pairing(), workspace, 16)
 
 
-def test_scratch_and_workspace_may_lie_on_two_disks(pairing, workspace, monkeypatch):
+def put_on_two_disks(patch, workspace: Workspace) -> None:
+    """Scratch and the rest of the workspace, as in Colab."""
     original = os.rename
 
     def rename(source, target, **options):
@@ -334,7 +371,11 @@ def test_scratch_and_workspace_may_lie_on_two_disks(pairing, workspace, monkeypa
             raise OSError(errno.EXDEV, "Invalid cross-device link")
         original(source, target, **options)
 
-    monkeypatch.setattr(os, "rename", rename)
+    patch.setattr(os, "rename", rename)
+
+
+def test_scratch_and_workspace_may_lie_on_two_disks(pairing, workspace, monkeypatch):
+    put_on_two_disks(monkeypatch, workspace)
     assert len(prepare(pairing, workspace, 16)) == len(CASES)
     assert not list((workspace.scratch / "partial").iterdir())
 

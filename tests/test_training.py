@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from lungseg_utils.callbacks import Checkpointing, EpochClock
+from lungseg_utils.callbacks import EpochClock
 from lungseg_utils.checkpoints import LAST, Progress, restore_checkpoint, save_checkpoint
 from lungseg_utils.config import TrainingConfig
 from lungseg_utils.data.augmentation import NONE, Augmentation
@@ -47,11 +47,6 @@ def tiny_config(**changes) -> TrainingConfig:
 
 def weights_of(run) -> list[np.ndarray]:
     return run.load_model().get_weights()
-
-
-def last_values(run) -> dict[str, np.ndarray]:
-    with np.load(run.folder / LAST) as arrays:
-        return {name: arrays[name] for name in arrays.files if name != "progress"}
 
 
 @pytest.fixture(scope="module")
@@ -135,36 +130,9 @@ class InterruptionError(Exception):
     pass
 
 
-def test_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(
-    tmp_path, monkeypatch, every_epoch_checkpointed
-):
-    config = tiny_config(augmentation=Augmentation(), schedule="cosine", model_options=COMPARABLE)
-    undisturbed = train(config, TRAIN, VAL, tmp_path / "undisturbed")
-    started = Checkpointing.on_epoch_begin
-    monkeypatch.setattr(
-        Checkpointing, "on_epoch_begin", lambda self, epoch, logs=None: _break_in(2, epoch)
-    )
-    with pytest.raises(InterruptionError):
-        train(config, TRAIN, VAL, tmp_path / "interrupted")
-    monkeypatch.setattr(Checkpointing, "on_epoch_begin", started)
-
-    resumed = train(config, TRAIN, VAL, tmp_path / "interrupted")
-
-    assert list(resumed.history["epoch"]) == [1, 2, 3]
-    wanted, found = last_values(undisturbed), last_values(resumed)
-    assert wanted.keys() == found.keys()
-    for name, value in wanted.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-4)
-
-
 def _break_in(wanted: int, epoch: int) -> None:
     if epoch == wanted:
         raise InterruptionError
-
-
-@pytest.fixture
-def every_epoch_checkpointed(monkeypatch):
-    monkeypatch.setattr("lungseg_utils.callbacks.CHECKPOINT_SECONDS", 0)
 
 
 def test_raised_epochs_go_on_and_lowered_ones_are_refused(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
+import os
 import shutil
 import zlib
 from pathlib import Path
@@ -16,7 +19,16 @@ from lungseg_utils.data.manifest import to_row
 from lungseg_utils.data.pair_files import read_pair
 from lungseg_utils.data.parallel import map_in_threads
 from lungseg_utils.errors import LungsegError, MissingInputError, UnusableMaskError
-from lungseg_utils.records import check_reusable, digest_of, file_sha256, read_json, write_json
+from lungseg_utils.locks import hold
+from lungseg_utils.records import (
+    check_reusable,
+    digest_of,
+    file_sha256,
+    publish_folder,
+    read_json,
+    write_json,
+)
+from lungseg_utils.storage import explained
 from lungseg_utils.workspace import Workspace, require_space
 
 if TYPE_CHECKING:
@@ -62,6 +74,8 @@ def prepare(
         StaleOutputError: The folder was made from something else, and `overwrite` is off.
         ImageFileError: A file cannot be read.
         LungsegError: There is no case, or no usable one, or the disk has no room for them.
+        StorageError: The disk is full or read-only; an earlier folder is as it was.
+        LockedError: Another process prepares this size.
     """
     pairs = sorted([*pairing.pairs, *pairing.unlabelled], key=lambda pair: pair.case.image_id)
     if not pairs:
@@ -72,21 +86,12 @@ def prepare(
         )
     record = _record_of(pairs, size, workers)
     folder = workspace.prepared(size)
-    existing = _read_made_from(folder)
-    if existing is not None and not overwrite:
-        _check_same(existing, record, folder)
-    if existing != record:
-        # Checked first: a memory map on a full disk kills the process instead of raising.
-        for place in (workspace.scratch, workspace.root):
-            place.mkdir(parents=True, exist_ok=True)
-            require_space(place, 2 * len(pairs) * size**2, f"Preparing {size} × {size}")
-        partial = workspace.scratch / "partial" / f"prepared-{size}-{record['digest'][:16]}"
-        kept, findings = _fill(partial, pairs, size, workers)
-        index = index_of([pair.case for pair in kept], [bool(pair.masks) for pair in kept])
-        (partial / "index.csv").write_text(index_text(index), encoding="utf-8")
-        hashes = {_HASHES: {name: file_sha256(partial / name) for name in _FILES}}
-        write_json(partial / "record.json", record | findings | hashes)
-        _publish(partial, folder)
+    with hold(folder, "preparation"), explained(folder):
+        existing = _read_made_from(folder)
+        if existing is not None and not overwrite:
+            _check_same(existing, record, folder)
+        if existing != record:
+            _make(pairs, workspace, size, record, workers)
     _tell(read_json(folder / "record.json"))
     return load_prepared(workspace, size)
 
@@ -197,6 +202,24 @@ def _check_same(old: dict, new: dict, folder: Path) -> None:
     check_reusable(brief(old), brief(new), f"prepared/{folder.name}", advice)
 
 
+def _make(
+    pairs: list[Pair], workspace: Workspace, size: int, record: dict, workers: int | None
+) -> None:
+    for place in (workspace.scratch, workspace.root):
+        place.mkdir(parents=True, exist_ok=True)
+        require_space(place, 2 * len(pairs) * size**2, f"Preparing {size} × {size}")
+    partial = workspace.scratch / "partial" / f"prepared-{size}-{record['digest'][:16]}"
+    # In Colab, several workspaces share one scratch.
+    with hold(partial, "preparation"), explained(partial):
+        kept, findings = _fill(partial, pairs, size, workers)
+        index = index_of([pair.case for pair in kept], [bool(pair.masks) for pair in kept])
+        (partial / "index.csv").write_text(index_text(index), encoding="utf-8")
+        hashes = {_HASHES: {name: file_sha256(partial / name) for name in _FILES}}
+        write_json(partial / "record.json", record | findings | hashes)
+        with explained(workspace.prepared(size)):
+            _publish(partial, workspace.prepared(size))
+
+
 def _fill(
     partial: Path, pairs: list[Pair], size: int, workers: int | None
 ) -> tuple[list[Pair], dict[str, dict[str, str]]]:
@@ -247,23 +270,25 @@ def _fill(
 def _keep_rows(array: np.ndarray, rows: list[int], path: Path) -> None:
     """Write some rows of an array in its place."""
     shorter = path.with_name(f"kept-{path.name}")
-    kept = np.lib.format.open_memmap(
-        shorter, mode="w+", dtype=array.dtype, shape=(len(rows), *array.shape[1:])
-    )
+    kept = _open_array(shorter, (len(rows), *array.shape[1:]), array.dtype)
     for new, row in enumerate(rows):
         kept[new] = array[row]
     kept.flush()
     shorter.replace(path)
 
 
-def _open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
-    try:
+def _open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype | type) -> np.memmap:
+    array = None
+    # Absent, or cut off while it was made.
+    with contextlib.suppress(FileNotFoundError, ValueError):
         array = np.lib.format.open_memmap(path, mode="r+")
-        if array.shape == shape:
-            return array
-    except (OSError, ValueError):  # Absent, or cut off while it was made.
-        pass
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if array is None or array.shape != shape:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    # A memory map without room on the disk kills the process where it should raise.
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _checksum(image: np.ndarray, mask: np.ndarray) -> int:
@@ -280,11 +305,26 @@ def _prepare_pair(pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray, str]:
 
 def _publish(partial: Path, folder: Path) -> None:
     """Move the finished folder into place; across disks by way of a copy beside its place."""
-    (partial / "done.npy").unlink()
     staging = folder.with_name(f".partial-{folder.name}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(staging, ignore_errors=True)
-    shutil.move(partial, staging)
-    if folder.exists():
-        shutil.rmtree(folder)
-    staging.rename(folder)
+    try:
+        partial.rename(staging)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy(partial, staging)
+    (staging / "done.npy").unlink()
+    publish_folder(staging, folder)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy(partial: Path, staging: Path) -> None:
+    staging.mkdir()
+    try:
+        for file in partial.iterdir():
+            # File by file: `copytree` gathers its errors into one that does not say what failed.
+            shutil.copyfile(file, staging / file.name)
+    except OSError:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
