@@ -38,6 +38,10 @@ class ImageFileError(LungsegError):
     """A file cannot be read as an X-ray or a mask."""
 
 
+class UnusableMaskError(ImageFileError):
+    """A file can be read, but is no lung mask, or not that of its X-ray."""
+
+
 class DownloadError(LungsegError):
     """A source could not be fetched, or what arrived is not the data set."""
 

@@ -164,9 +164,19 @@ def test_a_bad_cell_is_named_by_row_and_column(tmp_path: Path, column: str, cell
 
 
 def test_a_row_with_too_few_or_too_many_cells_is_named(tmp_path: Path):
-    assert "15 in row 3" in refusal(tmp_path, ROWS[0], ROWS[1] + ",").received
-    assert "13 in row 4" in refusal(tmp_path, *ROWS[:2], ROWS[2][: -len(",train")]).received
-    assert "0 in row 3" in refusal(tmp_path, ROWS[0], "", ROWS[1]).received
+    longer = refusal(tmp_path, ROWS[0], ROWS[1] + ",").received
+    assert "15 in row 3, some after `split`" in longer
+    shorter = refusal(tmp_path, *ROWS[:2], ROWS[2][: -len(",train")]).received
+    assert "13 in row 4, none for `split`" in shorter
+    assert "0 in row 3, none for `image_id`" in refusal(tmp_path, ROWS[0], "", ROWS[1]).received
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_another_delimiter_is_named(tmp_path: Path, delimiter: str):
+    rows = [row.replace(",", delimiter) for row in ROWS]
+    error = refusal(tmp_path, *rows, header=HEADER.replace(",", delimiter))
+    assert "separated by commas" in error.rule
+    assert f"{delimiter!r} in row 1" in error.received
 
 
 def test_an_open_quotation_mark_is_named_by_row(tmp_path: Path):
@@ -215,7 +225,11 @@ def test_text_in_another_encoding_is_named_by_row(tmp_path: Path):
     path.write_bytes(path.read_bytes().replace(b"CHNCXR_0340,", b"CHN\xfcR_0340,"))
     with pytest.raises(ManifestError, match="UTF-8") as caught:
         load_manifest(path)
-    assert "byte 0xfc in row 3" in caught.value.received
+    assert "byte 0xfc in row 3, column `patient_group`" in caught.value.received
+    path.write_text("".join(f"{line}\n" for line in (HEADER, *ROWS)), encoding="utf-16")
+    with pytest.raises(ManifestError, match="UTF-8") as caught:
+        load_manifest(path)
+    assert "byte 0xff in row 1, column `image_id`" in caught.value.received
 
 
 def test_a_missing_file_is_a_clear_error(tmp_path: Path):

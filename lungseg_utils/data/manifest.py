@@ -157,19 +157,14 @@ def _read_text(path: Path) -> str:
         ) from error
     except UnicodeDecodeError as error:
         read = error.object[: error.start]
-        line = read[read.rfind(b"\n") + 1 :].decode("latin-1")
-        column = _column_after(next(csv.reader([line]), []))
+        row = read.count(b"\n") + 1
+        cells = next(csv.reader([read.rpartition(b"\n")[2].decode("latin-1")]), [])
+        column = COLUMNS[min(max(len(cells), 1), len(COLUMNS)) - 1]
         raise ManifestError(
             "The manifest must be UTF-8 text.",
-            f"byte 0x{error.object[error.start]:02x} in row {read.count(b'\n') + 1}, "
-            f"column `{column}` of {path}",
+            f"byte 0x{error.object[error.start]:02x} in row {row}, column `{column}` of {path}",
             "Save the file again as UTF-8.",
         ) from error
-
-
-def _column_after(cells: list[str]) -> str:
-    """The column of the last of a row's first cells, or the first column of an empty row."""
-    return (*COLUMNS, "(beyond the last)")[min(max(len(cells), 1), len(COLUMNS) + 1) - 1]
 
 
 def _parse(text: str, path: Path) -> list[tuple[int, Case]]:
@@ -180,9 +175,11 @@ def _parse(text: str, path: Path) -> list[tuple[int, Case]]:
         _check_header(next(reader, []), path)
         for cells in reader:
             if len(cells) != len(COLUMNS):
+                missing = COLUMNS[len(cells) :]
+                where = f"none for `{missing[0]}`" if missing else f"some after `{COLUMNS[-1]}`"
                 raise ManifestError(
                     f"Every row has {len(COLUMNS)} columns.",
-                    f"{len(cells)} in row {reader.line_num} of {path}",
+                    f"{len(cells)} in row {reader.line_num}, {where}, of {path}",
                     "Compare the row with the header; a comma may be missing or too many.",
                 )
             cases.append((reader.line_num, _parse_row(cells, reader.line_num, path)))
@@ -202,6 +199,12 @@ def _parse(text: str, path: Path) -> list[tuple[int, Case]]:
 
 
 def _check_header(header: list[str], path: Path) -> None:
+    if len(header) == 1 and (other := re.search(r"[;\t|]", header[0])):
+        raise ManifestError(
+            "The columns of a manifest are separated by commas.",
+            f"{other[0]!r} in row 1 of {path}",
+            "Save the table again as CSV with commas.",
+        )
     missing = [column for column in COLUMNS if column not in header]
     extra = [column for column in header if column not in COLUMNS]
     if missing or extra or tuple(header) != COLUMNS:
