@@ -9,7 +9,7 @@ import pandas as pd
 
 from lungseg_utils.config import TrainingConfig
 from lungseg_utils.errors import LungsegError, MissingInputError
-from lungseg_utils.records import read_json
+from lungseg_utils.records import file_sha256, read_json
 
 RECORD = "run.json"
 BEST = "best.weights.h5"
@@ -65,6 +65,7 @@ class Run:
 
         model = build_architecture(self.config.model, self.config.size, self.config.model_options)
         try:
+            check_best(self.record, self.best_weights)
             load_weights(model, self.best_weights)
         except Exception as error:  # h5py and Keras raise many kinds
             raise LungsegError(
@@ -73,6 +74,18 @@ class Run:
                 f"Train the run again with OVERWRITE in notebook {NOTEBOOKS[self.config.model]}.",
             ) from error
         return model
+
+
+def check_best(record: dict, best_weights: Path) -> None:
+    """Compare the best weights of a finished run with the SHA-256 in its record.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if record.get("finished") and "best_weights_sha256" in record:
+        found = file_sha256(best_weights)
+        if found != record["best_weights_sha256"]:
+            raise ValueError(f"SHA-256 {found}, not that of the weights the training ended with")
 
 
 def load_run(folder: Path | str) -> Run:

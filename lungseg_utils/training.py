@@ -39,6 +39,7 @@ from lungseg_utils.models.registry import build_architecture, build_model
 from lungseg_utils.records import (
     check_reusable,
     discard_folder,
+    file_sha256,
     read_json,
     remove_partial,
     write_json,
@@ -155,6 +156,7 @@ def _train(
         "stopped_early": progress.stopped_early,
         "best_epoch": progress.best_epoch,
         "best_val_dice": progress.best,
+        "best_weights_sha256": file_sha256(folder / BEST),
         "training_seconds": round(sum(row["seconds"] for row in progress.history), 1),
     }
     write_json(folder / RECORD, record, make_folder=False)

@@ -142,7 +142,7 @@ def check_run(folder: Path) -> Iterator[Damage]:
     if history.is_file():
         yield from _try(history, lambda: _history_fault(history, record), again)
     if (folder / BEST).is_file():
-        yield from _try(folder / BEST, lambda: _weights_fault(folder / BEST), again)
+        yield from _try(folder / BEST, lambda: _weights_fault(folder / BEST, record), again)
     elif history.is_file():
         yield Damage(folder / BEST, "absent, though epochs were trained", again)
     for path in sorted(folder.glob("[!.]*.npz")):
@@ -207,9 +207,11 @@ def _prediction_fault(path: Path, weights: Path) -> str:
     return ""
 
 
-def _weights_fault(path: Path) -> str:
+def _weights_fault(path: Path, record: dict) -> str:
     import h5py
     import numpy as np
+
+    from lungseg_utils.runs import check_best
 
     faults = []
 
@@ -224,6 +226,8 @@ def _weights_fault(path: Path) -> str:
         if not file:
             return "it holds no weights"
         file.visititems(read)
+    if not faults:
+        check_best(record, path)
     return faults[0] if faults else ""
 
 

@@ -116,6 +116,16 @@ def test_an_interrupted_first_stage_goes_on_and_notices_other_parameters(tmp_pat
     assert train(config, *cases, tmp_path / "unet").record["half_size"]["epochs_run"] == 2
 
 
+def test_weights_altered_after_the_training_are_refused(trained, tmp_path):
+    run = load_run(shutil.copytree(trained.folder, tmp_path / "unet"))
+    model = run.load_model()
+    model.set_weights([weight + 1 for weight in model.get_weights()])
+    model.save_weights(run.best_weights)
+
+    with pytest.raises(LungsegError, match="SHA-256"):
+        run.load_model()
+
+
 def test_finished_run_is_not_trained_again(trained, capsys):
     before = (trained.folder / LAST).stat().st_mtime_ns
 

@@ -29,6 +29,7 @@ def write_run(folder: Path) -> None:
     np.savez(folder / "last.npz", variable_0=np.arange(500))
     (folder / "history.csv").write_text("epoch,loss,val_dice\n1,0.5,0.8\n2,0.4,0.9\n")
     record = {"config": {}, "data": {}, "epochs_run": 2, "finished": "2026-01-01"}
+    record["best_weights_sha256"] = file_sha256(folder / "best.weights.h5")
     write_json(folder / "run.json", record)
     np.savez(
         folder / "predictions" / "test.npz",
@@ -127,11 +128,12 @@ def test_what_is_gone_or_came_later_is_named(root: Path):
     assert "not recorded" in strange.reason
 
 
-def test_altered_weights_are_known_by_the_predictions_they_made(root: Path):
+def test_altered_weights_are_found(root: Path):
     with h5py.File(root / "runs" / "unet" / "best.weights.h5", "r+") as file:
         file["layers/conv/vars/0"][7] = 5
-    [damage] = verify_workspace(root).damaged
-    assert damage.path.name == "test.npz"
+    weights, predictions = verify_workspace(root).damaged
+    assert weights.path.name == "best.weights.h5" and "SHA-256" in weights.reason
+    assert predictions.path.name == "test.npz"
     with h5py.File(root / "runs" / "unet" / "best.weights.h5", "r+") as file:
         file["layers/conv/vars/0"][7] = np.nan
     assert "not finite" in verify_workspace(root).damaged[0].reason
