@@ -289,16 +289,17 @@ def _window(values: np.ndarray) -> np.ndarray:
     return levels
 
 
-def soft_fraction(values: np.ndarray) -> float:
+def soft_fraction(values: np.ndarray, white: float | None = None) -> float:
     """Share of an image that is neither black nor white: 0 for a mask, most of an X-ray.
 
     Args:
-        values: (H, W), numbers from 0 on. White is from 7/8 of the largest value, black up to 1/8.
+        values: (H, W), numbers from 0 on. Black is up to 1/8 of white, white from 7/8 on.
+        white: The value of white; None for the largest value.
     """
     step = max(1, max(values.shape) // 512)
     sample = values[::step, ::step]
-    full = float(values.max())
-    return float(((sample > full / 8) & (sample < full * 7 / 8)).mean())
+    white = float(values.max()) if white is None else white
+    return float(((sample > white / 8) & (sample < white * 7 / 8)).mean())
 
 
 def _read_one_mask(path: Path) -> np.ndarray:

@@ -35,7 +35,7 @@ def read_pair(image: Path, masks: Sequence[Path]) -> tuple[np.ndarray, np.ndarra
         UnusableMaskError: The two cannot be an X-ray and its lungs; the message says why.
     """
     xray = read_image(image)
-    black_and_white = soft_fraction(xray) < _LEAST_GREY
+    black_and_white = soft_fraction(xray, 255) < _LEAST_GREY
     try:
         mask = read_mask(*masks)
     except UnusableMaskError as error:
