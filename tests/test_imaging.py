@@ -20,7 +20,6 @@ from lungseg_utils.data.imaging import (
     Preprocessing,
     preprocess,
     read_image,
-    read_mask,
     resize_image,
     resize_mask,
     resize_probability,
@@ -265,7 +264,7 @@ def test_truncated_files_are_refused_wherever_they_end(tmp_path, noise, suffix):
     path = tmp_path / f"a.{suffix}"
     for length in range(1, len(whole) * 9 // 10, 29):
         path.write_bytes(whole[:length])
-        with pytest.raises(ImageFileError, match=r"a\.\w+: it is (damaged|of a kind|text|no image)"):
+        with pytest.raises(ImageFileError, match=r"a\.\w+: it is (damaged|text|of a kind)"):
             read_image(path)
 
 
