@@ -1,5 +1,6 @@
 # make demo                  all nine notebooks on synthetic X-rays, in workspace/demo
 # make test                  lint and tests, notebooks included
+# make soak                  the long tests: processes killed, disks full, thousands of damaged files
 # make real DATA=folder      all nine notebooks on a downloaded bundle, in workspace/real
 # make benchmark DATA=folder EXTERNAL=folder
 #                            every result again, from the shipped weights; either may be left out
@@ -13,7 +14,7 @@ READY := .venv/ready$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 CONSTRAINTS := tests/constraints-colab.txt
 RUN_SERIES := .venv/bin/python -m lungseg_utils.series run
 
-.PHONY: help demo test real benchmark lint clean set-repository
+.PHONY: help demo test soak real benchmark lint clean set-repository
 help:
 	@sed -n 's/^# \{0,1\}//; /^$$/q; p' Makefile
 
@@ -45,6 +46,9 @@ lint: $(READY)
 
 test: lint
 	.venv/bin/python -m pytest
+
+soak: $(READY)
+	.venv/bin/python tests/soak $(SOAK)
 
 # Needs no library, so nothing is installed for it.
 set-repository:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from lungseg_utils.errors import StorageError, TrainingDivergedError
 from lungseg_utils.records import write_atomically
 from lungseg_utils.runs import BEST
 from lungseg_utils.storage import explained
+from lungseg_utils.workspace import require_space
 
 MONITOR = "val_dice"
 HISTORY = "history.csv"
@@ -192,7 +195,13 @@ class Checkpointing(keras.callbacks.Callback):
 def write_best(folder: Path, best_model: keras.Model, progress: Progress) -> None:
     """Write the weights of the best epoch; `best_model` is an uncompiled copy of the network."""
     best_model.set_weights(progress.best_weights)
-    write_atomically(folder / BEST, best_model.save_weights, make_folder=False)
+    # HDF5 kills the process on a disk that fills up; so it writes where room was made sure of.
+    with tempfile.TemporaryDirectory(prefix="lungseg-", ignore_cleanup_errors=True) as local:
+        size = sum(array.nbytes for array in progress.best_weights)
+        require_space(Path(local), 2 * size + 2**20, "A copy of the best weights")
+        best_model.save_weights(Path(local) / BEST)
+        write = partial(shutil.copyfile, Path(local) / BEST)
+        write_atomically(folder / BEST, write, make_folder=False)
 
 
 def write_history(folder: Path, progress: Progress) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 from soak import kills
+from soak.comparison import differences
 from soak.stages import STAGES
 
 
@@ -18,11 +19,11 @@ def test_what_is_killed_at_random_points_ends_as_if_undisturbed(tmp_path):
     # That a loss would be seen:
     undisturbed, other = tmp_path / "undisturbed", tmp_path / "other"
     shutil.copytree(undisturbed, other)
-    assert kills.differences(undisturbed, other) == []
+    assert differences(undisturbed, other) == []
     (other / "prepared" / "32" / "masks.npy").write_bytes(b"half")
     (other / "runs" / "unet" / "best.weights.h5").unlink()
     (other / "runs" / ".unet.lock").mkdir()
-    assert sorted(kills.differences(undisturbed, other)) == [
+    assert sorted(differences(undisturbed, other)) == [
         "prepared/32/masks.npy differs",
         "runs/.unet.lock was left",
         "runs/unet/best.weights.h5 is missing",

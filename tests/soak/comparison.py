@@ -1,0 +1,76 @@
+"""What differs between two workspaces that the same stages filled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+_LEFT_OVER = (".partial-", ".former-", ".lock")
+
+
+def differences(wanted: Path, found: Path) -> list[str]:
+    """What differs between two workspaces, and what lies about in the second."""
+    files = {path.relative_to(found).as_posix() for path in found.rglob("*") if path.is_file()}
+    expected = {path.relative_to(wanted).as_posix() for path in wanted.rglob("*") if path.is_file()}
+    lines = [f"{name} is missing" for name in sorted(expected - files)]
+    lines += [f"{name} was left" for name in sorted(files - expected)]
+    lines += [
+        f"{path.relative_to(found)} was left"
+        for path in found.rglob(".*")
+        if path.is_dir() and any(part in path.name for part in _LEFT_OVER)
+    ]
+    for name in sorted(files & expected):
+        if not _same(wanted / name, found / name):
+            lines.append(f"{name} differs")
+    return lines
+
+
+def _same(wanted: Path, found: Path) -> bool:
+    if wanted.name == "last.npz":
+        return _same_checkpoint(wanted, found)
+    if wanted.name == "best.weights.h5":
+        return _same_weights(wanted, found)
+    if wanted.name == "history.csv":
+        return _without_last_column(wanted) == _without_last_column(found)
+    if wanted.suffix == ".json":
+        return _without_times_and_paths(wanted) == _without_times_and_paths(found)
+    return wanted.read_bytes() == found.read_bytes()
+
+
+def _same_checkpoint(wanted: Path, found: Path) -> bool:
+    with np.load(wanted) as left, np.load(found) as right:
+        names = set(left.files)
+        return names == set(right.files) and all(
+            np.array_equal(left[name], right[name]) for name in names - {"progress"}
+        )
+
+
+def _same_weights(wanted: Path, found: Path) -> bool:
+    import h5py
+
+    def arrays(path: Path) -> dict[str, bytes]:
+        values = {}
+        with h5py.File(path) as file:
+            file.visititems(
+                lambda name, item: (
+                    values.update({name: item[()].tobytes()})
+                    if isinstance(item, h5py.Dataset)
+                    else None
+                )
+            )
+        return values
+
+    return arrays(wanted) == arrays(found)
+
+
+def _without_last_column(path: Path) -> list[str]:
+    """The seconds of an epoch stand last."""
+    return [line.rpartition(",")[0] for line in path.read_text().splitlines()]
+
+
+def _without_times_and_paths(path: Path) -> dict:
+    # And the commit, where somebody commits meanwhile.
+    times = {"started", "finished", "training_seconds", "recorded", "origin", "files", "git_commit"}
+    return {key: value for key, value in json.loads(path.read_text()).items() if key not in times}
