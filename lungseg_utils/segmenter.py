@@ -17,12 +17,16 @@ from lungseg_utils.data.imaging import read_image, resize_image, resize_probabil
 from lungseg_utils.errors import ImageFileError, MissingInputError
 from lungseg_utils.evaluation.polarity import doubt, lungs_are_bright
 from lungseg_utils.evaluation.postprocess import clean_mask, to_mask
+from lungseg_utils.locks import hold
 from lungseg_utils.predict import predict_images
-from lungseg_utils.records import write_atomically
+from lungseg_utils.records import publish_folder, write_atomically
 from lungseg_utils.runs import Run, load_run
 from lungseg_utils.shipped import SHIPPED, ShippedRun, load_shipped
+from lungseg_utils.storage import explained
 
 LEAST_SIDE = 32
+_TABLE = "segmented.csv"
+_PARTIAL = ".partial-segmented"
 COLUMNS = ("file", "width", "height", "lung_fraction", "inverted", "error")
 
 # Okabe and Ito's sky blue, as blue, green, red: told apart by colour-blind readers.
@@ -128,7 +132,8 @@ class Segmenter:
         """Segment every image of a folder.
 
         A file that cannot be segmented is named in the table, and at the end in print, and the
-        others go on. Masks and overlays that an earlier call left in `out` are removed first.
+        others go on. Masks and overlays that an earlier call left in `out` are replaced at the
+        end, all at once; an interrupted call changes nothing.
 
         Args:
             folder: X-rays, or a single file.
@@ -141,11 +146,22 @@ class Segmenter:
 
         Raises:
             MissingInputError: There is no image.
+            StorageError: The disk is full or read-only; what was in `out` is as it was.
+            LockedError: Another process writes there.
         """
-        folder, out = Path(folder), Path(out)
-        paths = list_images(folder)
-        for name in ("masks", "overlays"):
-            shutil.rmtree(out / name, ignore_errors=True)
+        paths, out = list_images(folder), Path(out)
+        with hold(out / _TABLE, "segmenting"), explained(out):
+            partial = out / _PARTIAL
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                table = self._segment_all(paths, partial)
+                _publish(partial, out, table)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        _tell_failures(table)
+        return table
+
+    def _segment_all(self, paths: list[Path], out: Path) -> pd.DataFrame:
         # a.png and a.jpg must not share a mask, nor A.png and a.png where case does not count.
         stems = Counter(path.stem.lower() for path in paths)
         rows = []
@@ -157,12 +173,9 @@ class Segmenter:
                 rows.append({"file": path.name, "error": reason})
                 continue
             _write_result(out, path.stem if stems[path.stem.lower()] == 1 else path.name, result)
-            rows.append({"file": path.name, **_figures_of(result)})
-        table = pd.DataFrame(rows, columns=list(COLUMNS)).fillna({"error": ""})
-        table = table.astype({"width": "Int64", "height": "Int64", "inverted": "boolean"})
-        write_atomically(out / "segmented.csv", lambda target: table.to_csv(target, index=False))
-        _tell_failures(table)
-        return table
+            rows.append({"file": path.name, **_figures_of(result), "error": ""})
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        return table.astype({"width": "Int64", "height": "Int64", "inverted": "boolean"})
 
     def _predict(self, small: np.ndarray) -> tuple[np.ndarray, bool]:
         """Probability (size, size), and whether it was found on the inverse of the image."""
@@ -237,6 +250,15 @@ def _check_content(image: np.ndarray, name: str) -> None:
 def _write_result(out: Path, name: str, result: Segmentation) -> None:
     _write_png(out / "masks" / f"{name}_mask.png", result.mask * 255)
     _write_png(out / "overlays" / f"{name}_overlay.png", result.overlay[..., ::-1])
+
+
+def _publish(partial: Path, out: Path, table: pd.DataFrame) -> None:
+    """Replace an earlier call's results; the table is there only while they are those it lists."""
+    (out / _TABLE).unlink(missing_ok=True)
+    for name in ("masks", "overlays"):
+        (partial / name).mkdir(parents=True, exist_ok=True)
+        publish_folder(partial / name, out / name)
+    write_atomically(out / _TABLE, lambda path: table.to_csv(path, index=False))
 
 
 def _figures_of(result: Segmentation) -> dict[str, object]:

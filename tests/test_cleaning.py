@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 from skimage.filters import threshold_otsu
 
+from lungseg_utils import locks
 from lungseg_utils.data import cleaning
 from lungseg_utils.data.cleaning import COLUMNS, clean_folder, clean_image
 from lungseg_utils.data.imaging import read_mask, resize_mask
 from lungseg_utils.data.phantom import write_secondary_set
-from lungseg_utils.errors import LungsegError, MissingInputError, StaleOutputError
+from lungseg_utils.errors import LockedError, LungsegError, MissingInputError, StaleOutputError
 
 
 def disc(size: int = 120, inside: int = 200, outside: int = 20) -> np.ndarray:
@@ -182,6 +183,40 @@ def test_other_parameters_need_another_folder_or_overwrite(tmp_path):
         clean_folder(tmp_path / "in", tmp_path / "out", size=32)
     clean_folder(tmp_path / "in", tmp_path / "out", size=32, overwrite=True)
     assert read_mask(tmp_path / "out" / "masks" / "a.png").shape == (32, 32)
+
+
+def test_a_killed_call_leaves_nothing_that_counts_for_other_parameters(tmp_path, monkeypatch):
+    for name in "ab":
+        save(tmp_path / "in" / f"{name}.png", disc())
+    clean_folder(tmp_path / "in", tmp_path / "out", size=64)
+    original, calls = cleaning.clean_image, []
+
+    def killed(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            # A killed process records nothing more.
+            patch.setattr(cleaning, "_save", lambda *_: None)
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cleaning, "clean_image", killed)
+        clean_folder(tmp_path / "in", tmp_path / "out", size=32, overwrite=True)
+    assert read_mask(tmp_path / "out" / "masks" / "a.png").shape == (32, 32)
+
+    with pytest.raises(StaleOutputError, match="size was 32, now 64"):
+        clean_folder(tmp_path / "in", tmp_path / "out", size=64)
+
+
+def test_a_folder_that_another_process_cleans_is_left_alone(tmp_path, monkeypatch):
+    save(tmp_path / "in" / "a.png", disc())
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0)
+    with (
+        locks.hold(tmp_path / "out" / "cleaned.csv", "cleaning of the other notebook"),
+        pytest.raises(LockedError, match="of the other notebook"),
+    ):
+        clean_folder(tmp_path / "in", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_outputs_inside_the_input_folder_are_not_cleaned_again(tmp_path):

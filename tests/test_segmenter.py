@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import errno
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from lungseg_utils import locks
 from lungseg_utils import segmenter as module
 from lungseg_utils.config import TrainingConfig
 from lungseg_utils.data.augmentation import NONE
-from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
+from lungseg_utils.errors import (
+    ImageFileError,
+    LockedError,
+    LungsegError,
+    MissingInputError,
+    StorageError,
+)
 from lungseg_utils.segmenter import Segmentation, Segmenter, list_images
 from lungseg_utils.shipped import load_shipped, ship
 from lungseg_utils.training import train
@@ -79,6 +88,50 @@ def test_folder_goes_on_past_a_damaged_file_and_names_it(segmenter, xray, tmp_pa
     written = np.asarray(Image.open(out / "masks" / "a.png_mask.png"))
     np.testing.assert_array_equal(written, segmenter.segment(folder / "a.png").mask * 255)
     assert Image.open(out / "overlays" / "a.png_overlay.png").size == (80, 96)
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_full_disk_or_another_process_leaves_what_was_there(
+    segmenter, xray, tmp_path, monkeypatch
+):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    Image.fromarray(xray[0]).save(folder / "a.png")
+    segmenter.segment_folder(folder, out)
+    before = contents(out)
+    assert set(before) == {"masks/a_mask.png", "overlays/a_overlay.png", "segmented.csv"}
+    Image.fromarray(xray[0][::-1]).save(folder / "a.png")
+    Image.fromarray(xray[0]).save(folder / "b.png")
+    original = module._write_png
+
+    def full(path, image):
+        if path.name == "b_mask.png":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(path, image)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="Free some space"):
+        patch.setattr(module, "_write_png", full)
+        segmenter.segment_folder(folder, out)
+    assert contents(out) == before
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0)
+    with (
+        locks.hold(out / "segmented.csv", "segmenting by the other notebook"),
+        pytest.raises(LockedError, match="by the other notebook"),
+    ):
+        segmenter.segment_folder(folder, out)
+    assert contents(out) == before
+
+    (folder / "b.png").unlink()
+    segmenter.segment_folder(folder, out)
+    assert contents(out).keys() == before.keys()
+    assert contents(out)["masks/a_mask.png"] != before["masks/a_mask.png"]
 
 
 def test_overlay_draws_the_contour_and_leaves_the_rest(xray):

@@ -16,6 +16,7 @@ import numpy as np
 from lungseg_utils.data.image_files import SUFFIXES
 from lungseg_utils.data.imaging import read_image, resize_image, to_grey
 from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
+from lungseg_utils.locks import hold
 from lungseg_utils.records import (
     check_reusable,
     file_sha256,
@@ -23,6 +24,7 @@ from lungseg_utils.records import (
     write_atomically,
     write_json,
 )
+from lungseg_utils.storage import explained
 
 if TYPE_CHECKING:
     import pandas
@@ -37,6 +39,7 @@ COLUMNS = (
     "error",
 )
 _RECORD = "record.json"
+_TABLE = "cleaned.csv"
 _SAVE_EVERY = 50  # images between two records: what an interruption can cost
 
 
@@ -151,12 +154,23 @@ def clean_folder(
         LungsegError: A parameter is out of its range.
         MissingInputError: There is no image in the folder.
         StaleOutputError: `out` was made with other parameters.
+        StorageError: The disk is full or read-only; what was cleaned is kept.
+        LockedError: Another process writes there.
     """
     _check_parameters(size, sigma, smallest_part)
     folder, out = Path(folder), Path(out)
     names = _output_names(_list_images(folder, out))
     parameters = {"size": size, "sigma": sigma, "smallest_part": smallest_part}
-    done = {} if overwrite else _load_done(out, parameters)
+    with hold(out / _TABLE, "cleaning"), explained(out):
+        done = {} if overwrite else _load_done(out, parameters)
+        # Before the first file: none of these may be taken for one of other parameters later.
+        _save(out, parameters, done)
+        return _clean_all(folder, out, names, parameters, done)
+
+
+def _clean_all(
+    folder: Path, out: Path, names: dict[str, str], parameters: dict[str, object], done: dict
+) -> pandas.DataFrame:
     entries = {}
     try:
         for count, (file, name) in enumerate(_with_progress(names), start=1):
@@ -274,5 +288,5 @@ def _write_table(out: Path, rows: list[dict[str, object]]) -> pandas.DataFrame:
     whole = dict.fromkeys(("width", "height", "threshold"), "Int64")
     table = pandas.DataFrame(rows, columns=list(COLUMNS))
     table = table.astype({**whole, "foreground_fraction": "Float64"})
-    write_atomically(out / "cleaned.csv", lambda path: table.to_csv(path, index=False))
+    write_atomically(out / _TABLE, lambda path: table.to_csv(path, index=False))
     return table
