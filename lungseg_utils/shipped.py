@@ -44,6 +44,7 @@ _ORIGIN = (
     "git_commit",
 )
 _LARGEST_RATIO = 100  # of unpacked to packed: weights hardly get smaller
+_IF_ANY = ("half_size",)  # a first stage, where there was one
 _INSTALL_AGAIN = "Install lungseg_utils again, or restore its folder `weights` from the repository."
 
 
@@ -161,7 +162,7 @@ def ship(run: Run, name: str, folder: Path | str = WEIGHTS, limit: int = LIMIT) 
         "bytes": len(content),
         "parameters": sum(array.size for array in arrays.values()),
         "config": run.config.to_dict(),
-        **{key: run.record[key] for key in _ORIGIN},
+        **{key: run.record[key] for key in (*_ORIGIN, *_IF_ANY) if key in run.record},
     }
     index = _read_index(path.parent) | {name: entry}
     # The index comes last: weights that it does not name yet are refused, never taken for others.

@@ -245,6 +245,14 @@ def test_a_bundle_with_a_mask_missing_is_refused_by_name(workspace, place, tmp_p
         benchmark(folder, None, workspace, **place, load=refuse_to_load)
 
 
+def test_a_bundle_with_an_unusable_mask_is_refused_by_name(workspace, place, tmp_path):
+    folder = write_phantom_bundle(tmp_path / "bundle", 8, size=48)
+    mask = sorted((folder / "masks").iterdir())[0]
+    write_png(mask, np.zeros((48, 48), np.uint8))
+    with pytest.raises(LungsegError, match=rf"1 left out .*{mask.stem.removesuffix('_mask')}"):
+        benchmark(folder, None, workspace, **place, load=load_fake)
+
+
 def test_nothing_to_score_and_no_markers_are_refused(external, workspace, place):
     with pytest.raises(LungsegError, match="neither DATA nor EXTERNAL"):
         benchmark(None, None, workspace, **place, load=refuse_to_load)

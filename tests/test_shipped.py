@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from lungseg_utils.errors import LungsegError, MissingInputError
 from lungseg_utils.evaluation.metrics import dice
 from lungseg_utils.models.registry import build_model
 from lungseg_utils.predict import predict_images
-from lungseg_utils.records import write_json
+from lungseg_utils.records import file_sha256, write_json
 from lungseg_utils.runs import Run
 from lungseg_utils.segmenter import Segmenter
 from lungseg_utils.shipped import LIMIT, SHIPPED, WEIGHTS, load_shipped, main, ship
@@ -61,9 +60,15 @@ def runs(tmp_path_factory) -> dict[str, Run]:
 
 def untrained_run(config: TrainingConfig, folder: Path, record: dict) -> Run:
     folder.mkdir()
-    run = Run(folder, config, record | {"config": config.to_dict()})
-    build_model(config.model, config.size, config.model_options).save_weights(run.best_weights)
-    return run
+    model = build_model(config.model, config.size, config.model_options)
+    return run_with(model, config, folder, record)
+
+
+def run_with(model, config: TrainingConfig, folder: Path, record: dict) -> Run:
+    path = folder / "best.weights.h5"
+    model.save_weights(path)
+    own = {"config": config.to_dict(), "best_weights_sha256": file_sha256(path)}
+    return Run(folder, config, record | own)
 
 
 @pytest.fixture
@@ -297,15 +302,13 @@ def test_an_unfinished_run_is_refused(runs, tmp_path):
 
 
 def test_weights_beyond_half_precision_are_refused(runs, tmp_path):
-    run = runs["unet"]
-    shutil.copytree(run.folder, tmp_path / "unet")
-    model = run.load_model()
+    model = runs["unet"].load_model()
     kernel = model.get_layer("probability").kernel
     kernel.assign(np.full(kernel.shape, 7e4, np.float32))
-    model.save_weights(tmp_path / "unet" / "best.weights.h5")
+    run = run_with(model, runs["unet"].config, tmp_path, runs["unet"].record)
 
     with pytest.raises(LungsegError, match="probability/kernel reaches 70000"):
-        ship(Run(tmp_path / "unet", run.config, run.record), "unet", tmp_path / "weights")
+        ship(run, "unet", tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
 
 

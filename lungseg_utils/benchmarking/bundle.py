@@ -58,6 +58,7 @@ def score_bundle(
     """
     sizes = sorted({SCORED_SIZE, *(network.size for network in networks.values())})
     prepared = {size: prepare(pairing, workspace, size, overwrite=True) for size in sizes}
+    _check_complete(pairing, prepared)
     test = np.flatnonzero(prepared[SCORED_SIZE].index["split"] == "test")
     scores = pd.concat([_score(networks[name], prepared, test) for name in NETWORKS])
     cross = {}
@@ -71,6 +72,17 @@ def score_bundle(
     }
     inputs = data_digest(workspace, SCORED_SIZE)
     return {"figures": figures, "made_with": made_with(networks, inputs)}
+
+
+def _check_complete(pairing: Pairing, prepared: Mapping[int, Cases]) -> None:
+    wanted = {pair.case.image_id for pair in (*pairing.pairs, *pairing.unlabelled)}
+    lacking = sorted(wanted - set.intersection(*(set(cases.ids) for cases in prepared.values())))
+    if lacking:
+        raise LungsegError(
+            "A benchmark scores every case of the bundle.",
+            f"{len(lacking)} left out while preparing: {', '.join(compress_ranges(lacking))}",
+            "Fetch their X-rays and masks again; what is wrong with each is printed above.",
+        )
 
 
 def _score(network: Network, prepared: Mapping[int, Cases], rows: np.ndarray) -> pd.DataFrame:

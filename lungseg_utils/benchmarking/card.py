@@ -134,7 +134,13 @@ def _settings(record: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     yield "epochs run", record["epochs_run"]
     yield "best epoch", record["best_epoch"]
     yield "Dice on validation images", f"{record['best_val_dice']:.4f}"
-    yield "minutes of training", round(record["training_seconds"] / 60)
+    half = record.get("half_size", {})
+    if half:
+        yield "epochs run at half the size", half["epochs_run"]
+        yield "best epoch at half the size", half["best_epoch"]
+        yield "its Dice on validation images", f"{half['best_val_dice']:.4f}"
+    seconds = record["training_seconds"] + half.get("training_seconds", 0)
+    yield "minutes of training", round(seconds / 60)
     yield "precision used", record["dtype_policy"]
     # Against nothing, all settings differ: nested ones come with their names joined.
     for name, (_, value) in differing({}, record["config"]).items():
