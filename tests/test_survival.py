@@ -213,7 +213,7 @@ def test_a_full_drive_leaves_the_checkpoint_of_before_and_keeps_the_last_one(tmp
         assert '"epoch": 1' in str(stored["progress"])
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
-    shutil.rmtree(tmp_path / "local")
+    shutil.rmtree(tmp_path / "local" / "lungseg_scratch")
     assert train(config, TRAIN, VAL, folder).record["epochs_run"] == 2
 
 
