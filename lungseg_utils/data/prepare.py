@@ -86,12 +86,14 @@ def prepare(
         )
     record = _record_of(pairs, size, workers)
     folder = workspace.prepared(size)
-    with hold(folder, "preparation"), explained(folder):
+    partial = workspace.scratch / "partial" / f"prepared-{size}-{record['digest'][:16]}"
+    # In Colab, several workspaces share one scratch.
+    with hold(folder, "preparation"), hold(partial, "preparation"), explained(folder):
         existing = _read_made_from(folder)
         if existing is not None and not overwrite:
             _check_same(existing, record, folder)
         if existing != record:
-            _make(pairs, workspace, size, record, workers)
+            _make(pairs, workspace, size, record, partial, workers)
     _tell(read_json(folder / "record.json"))
     return load_prepared(workspace, size)
 
@@ -203,21 +205,23 @@ def _check_same(old: dict, new: dict, folder: Path) -> None:
 
 
 def _make(
-    pairs: list[Pair], workspace: Workspace, size: int, record: dict, workers: int | None
+    pairs: list[Pair],
+    workspace: Workspace,
+    size: int,
+    record: dict,
+    partial: Path,
+    workers: int | None,
 ) -> None:
     for place in (workspace.scratch, workspace.root):
         place.mkdir(parents=True, exist_ok=True)
         require_space(place, 2 * len(pairs) * size**2, f"Preparing {size} × {size}")
-    partial = workspace.scratch / "partial" / f"prepared-{size}-{record['digest'][:16]}"
-    # In Colab, several workspaces share one scratch.
-    with hold(partial, "preparation"), explained(partial):
+    with explained(partial):
         kept, findings = _fill(partial, pairs, size, workers)
         index = index_of([pair.case for pair in kept], [bool(pair.masks) for pair in kept])
         (partial / "index.csv").write_text(index_text(index), encoding="utf-8")
         hashes = {_HASHES: {name: file_sha256(partial / name) for name in _FILES}}
         write_json(partial / "record.json", record | findings | hashes)
-        with explained(workspace.prepared(size)):
-            _publish(partial, workspace.prepared(size))
+    _publish(partial, workspace.prepared(size))
 
 
 def _fill(

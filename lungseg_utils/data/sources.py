@@ -29,6 +29,7 @@ from lungseg_utils.data.source_request import OWN_SOURCES, describe_requests, jo
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
 from lungseg_utils.locks import hold
 from lungseg_utils.records import digest_of, read_json, remove_partial, write_json
+from lungseg_utils.storage import explained
 from lungseg_utils.workspace import Workspace
 
 
@@ -69,8 +70,8 @@ def fetch(
     """
     requests = describe_requests(source, str(location), phantom_options)
     workspace.scratch.mkdir(parents=True, exist_ok=True)
-    with hold(workspace.raw, "fetching X-rays"):
-        remove_partial(workspace.source_record)
+    with hold(workspace.raw, "fetching X-rays"), explained(workspace.raw):
+        remove_partial(workspace.downloads)
         if len(requests) > 1:
             return _fetch_several(requests, workspace, overwrite)
         [request] = requests
