@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 
-_LEFT_OVER = (".partial-", ".former-", ".lock")
+# Not the empty `.<name>.lock-…` of a process killed as it queued up: the next one to come removes
+# it once it is three minutes old, since nobody knows until then whose it is.
+_LEFT_OVER = re.compile(r"\.partial-.*|\.former-.*|.*\.lock")
 
 
 def differences(wanted: Path, found: Path) -> list[str]:
@@ -19,7 +22,7 @@ def differences(wanted: Path, found: Path) -> list[str]:
     lines += [
         f"{path.relative_to(found)} was left"
         for path in found.rglob(".*")
-        if path.is_dir() and any(part in path.name for part in _LEFT_OVER)
+        if path.is_dir() and _LEFT_OVER.fullmatch(path.name)
     ]
     for name in sorted(files & expected):
         if not _same(wanted / name, found / name):
