@@ -227,8 +227,12 @@ def test_an_interrupted_preparation_continues(pairing, workspace, tmp_path, monk
     monkeypatch.setattr(
         module, "_prepare_pair", lambda pair, size: ids.append(pair) or original(pair, size)
     )
+    [partial] = (workspace.scratch / "partial").iterdir()
+    (partial / ".partial-killed-record.json").touch()
+    (partial / "kept-masks.npy").touch()
     resumed = prepare(pairing, workspace, 16, workers=1)
     assert len(ids) == len(CASES) - 4
+    assert len(list(workspace.prepared(16).iterdir())) == 4
     assert np.array_equal(resumed.images, whole.images)
     assert np.array_equal(resumed.masks, whole.masks)
     assert resumed.index.equals(whole.index)

@@ -41,6 +41,7 @@ _NAMED_CASES = 5
 # damage is found later; and findings, absent where there are none.
 _HASHES = "sha256"
 _FILES = ("images.npy", "masks.npy", "index.csv")
+_PUBLISHED = (*_FILES, "record.json", "done.npy")  # the last stays until all are in place
 _FINDINGS = {"left_out": "cases left out", "repaired": "masks repaired"}
 
 
@@ -221,6 +222,8 @@ def _make(
         (partial / "index.csv").write_text(index_text(index), encoding="utf-8")
         hashes = {_HASHES: {name: file_sha256(partial / name) for name in _FILES}}
         write_json(partial / "record.json", record | findings | hashes)
+        for left in set(partial.iterdir()) - {partial / name for name in _PUBLISHED}:
+            left.unlink()  # of a call that was killed while it wrote
     _publish(partial, workspace.prepared(size))
 
 
