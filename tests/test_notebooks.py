@@ -123,7 +123,8 @@ def test_only_one_title(name):
 @each_notebook
 def test_cells_and_functions_are_short(name):
     lengths = [len(source.splitlines()) for source in code_cells(name)]
-    assert max(lengths) <= 25
+    # The first cell is the form of the parameters, a line each.
+    assert max(lengths[1:]) <= 25
     assert median(lengths) <= 8
     for source in code_cells(name):
         for node in ast.walk(ast.parse(source)):
