@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,14 @@ from soak.stages import STAGES
 _KILLS_A_STAGE = 3
 
 
-def run(kills: int, folder: Path, seed: int = 0) -> dict:
+def run(kills: int, folder: Path, seed: int = 0, names: Sequence[str] = STAGES) -> dict:
     """Kill processes until so many kills were survived.
 
     Args:
-        kills: At least so many; they are spread over the four stages.
+        kills: At least so many; they are spread over the stages.
         folder: Workspaces are made in it.
         seed: Of the random points.
+        names: The stages, from the first one on.
 
     Returns:
         `kills` (a count a stage), `rounds` (finished series that were compared) and `lost`: a
@@ -34,10 +36,10 @@ def run(kills: int, folder: Path, seed: int = 0) -> dict:
     rng = np.random.default_rng(seed)
     survived: Counter[str] = Counter()
     lost, rounds = [], 0
-    with undisturbed(folder) as (stages, taken):
+    with undisturbed(folder, names) as (stages, taken):
         while survived.total() < kills and not lost:
-            share = min(_KILLS_A_STAGE, -(-(kills - survived.total()) // len(STAGES)))
-            for stage in STAGES:
+            share = min(_KILLS_A_STAGE, -(-(kills - survived.total()) // len(names)))
+            for stage in names:
                 hits, failure = _survive(stages, stage, folder, share, taken[stage], rng)
                 survived[stage] += hits
                 lost += [f"round {rounds}, {stage}: {failure}"] if failure else []

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,12 +17,15 @@ from soak.stages import STAGES
 
 
 @contextmanager
-def undisturbed(folder: Path) -> Iterator[tuple[Stages, dict[str, dict]]]:
-    """Run all stages once, and stay ready to run them again.
+def undisturbed(
+    folder: Path, names: Sequence[str] = STAGES
+) -> Iterator[tuple[Stages, dict[str, dict]]]:
+    """Run stages once, and stay ready to run them again.
 
     Args:
         folder: Made where missing. What the stages wrote at `workspace` lies at `undisturbed`
             afterwards; others run at `workspace` too, since some records hold the path.
+        names: The stages, from the first one on.
 
     Yields:
         The process, and the seconds and changes of files that each stage took.
@@ -30,10 +33,10 @@ def undisturbed(folder: Path) -> Iterator[tuple[Stages, dict[str, dict]]]:
     folder.mkdir(parents=True, exist_ok=True)
     with MisbehavingServer() as server:
         server.files["/bundle.zip"] = Served(_pack_bundle(folder / "bundle").read_bytes(), '"1"')
-        stages = Stages(folder, server.url("/bundle.zip"))
+        stages = Stages(folder, server.url("/bundle.zip"), names)
         try:
             taken = {}
-            for stage in STAGES:
+            for stage in names:
                 taken[stage] = stages.run(stage, folder / "workspace")
                 if failure := failure_of(taken[stage]) or taken[stage]["refused"]:
                     raise RuntimeError(f"{stage}, undisturbed: {failure}")
@@ -46,9 +49,10 @@ def undisturbed(folder: Path) -> Iterator[tuple[Stages, dict[str, dict]]]:
 class Stages:
     """The process that runs stages in children; see `stages.py`."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, names: Sequence[str]) -> None:
         self.url = url
-        command = [sys.executable, str(Path(__file__).with_name("stages.py")), str(folder)]
+        script = Path(__file__).with_name("stages.py")
+        command = [sys.executable, str(script), str(folder), *names]
         quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command,

@@ -1,13 +1,14 @@
 """The stages of the series on tiny phantoms, each in a process of its own that may be disturbed.
 
-`python tests/soak/stages.py WORKSPACE` reads a request a line and answers with a line, both JSON.
-It forks for each request: TensorFlow is imported once, and no process that is killed has served
-before.
+`python tests/soak/stages.py FOLDER STAGE…` reads a request a line and answers with a line, both
+JSON. It forks for each request: TensorFlow is imported once, and no process that is killed has
+served before.
 """
 
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -79,7 +80,7 @@ def training(workspace, url: str) -> None:
     train(config, cases.select("train"), cases.select("val"), workspace.run("unet"))
 
 
-def serve(folder: Path) -> None:
+def serve(folder: Path, stages: list[str]) -> None:
     """Answer requests until the input ends.
 
     A request names `stage`, `workspace` and `url`, and one disturbance at most: kill after so many
@@ -87,8 +88,8 @@ def serve(folder: Path) -> None:
     let that change fail and, if it is `lasting`, all later ones; or run with so many bytes of
     `room` on a disk.
     """
-    import lungseg_utils.training  # noqa: F401  (so that no child need import TensorFlow)
-
+    if "training" in stages:  # so that no child need import TensorFlow
+        importlib.import_module("lungseg_utils.training")
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         print(json.dumps(_run(json.loads(line), folder / "log.txt")), flush=True)
@@ -244,4 +245,4 @@ _CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.trun
 _REMOUNT, _PRIVATE = 0x20, 0x44000  # MS_REMOUNT; MS_PRIVATE and MS_REC
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    serve(Path(sys.argv[1]), sys.argv[2:])
