@@ -82,6 +82,9 @@ def train(
     continues an interrupted run and returns a finished one; `epochs` may be raised. A first
     stage at half the size is a run of its own, in the folder `half_size` inside.
 
+    On the CPU a resumed training ends with the same bits as an uninterrupted one if
+    `tf.config.experimental.enable_op_determinism()` was called before; else up to rounding.
+
     Args:
         config: What to train, and how.
         train_cases: Cases at `config.size`, all with a mask.
