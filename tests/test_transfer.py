@@ -480,6 +480,17 @@ def test_a_killed_download_goes_on_where_it_stopped(server, target: Path):
     assert server.requests[1].sent == len(CONTENT) - arrived
 
 
+def test_a_record_left_beside_a_whole_file_is_removed(server, target: Path):
+    fetch(server, target)
+    record = target.with_name("x.png.part.json")
+    record.write_text("{}")
+
+    fetch(server, target)
+
+    assert list(target.parent.iterdir()) == [target]
+    assert len(server.requests) == 1
+
+
 def test_a_part_that_was_whole_when_killed_is_not_asked_for_again(server, target: Path):
     server.script(PATH, Answer(break_after=100_000))
     with pytest.raises(DownloadError):

@@ -10,7 +10,7 @@ from types import TracebackType
 from lungseg_utils.data.http_answers import Version
 from lungseg_utils.errors import StorageError
 from lungseg_utils.records import read_json, write_json
-from lungseg_utils.storage import explained, flush_to_disk
+from lungseg_utils.storage import explained, flush_to_disk, retry_passing
 
 
 class PartialFile:
@@ -30,7 +30,7 @@ class PartialFile:
     def __init__(self, target: Path, url: str) -> None:
         self.target = target
         self.path = target.with_name(target.name + ".part")
-        self._record = target.with_name(target.name + ".part.json")
+        self._record = _record_of(target)
         self._url = url
         with explained(self.path):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ class PartialFile:
             self._file.close()
             flush_to_disk(self.path)
             self.path.replace(self.target)
-            self._record.unlink(missing_ok=True)
+            remove_record(self.target)
         return self.target
 
     def close(self) -> None:
@@ -105,3 +105,16 @@ class PartialFile:
             return Version(**record) if record.pop("url") == self._url else Version()
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return Version()
+
+
+def remove_record(target: Path) -> None:
+    """Remove the record of a download that is whole, which a killed process may have left.
+
+    Args:
+        target: The file's final name.
+    """
+    retry_passing(lambda: _record_of(target).unlink(missing_ok=True))
+
+
+def _record_of(target: Path) -> Path:
+    return target.with_name(target.name + ".part.json")

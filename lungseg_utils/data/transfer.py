@@ -20,9 +20,10 @@ from lungseg_utils.data.http_answers import (
     read_retry_after,
     read_version,
 )
-from lungseg_utils.data.partial_file import PartialFile
+from lungseg_utils.data.partial_file import PartialFile, remove_record
 from lungseg_utils.data.web_pages import looks_like_web_page, web_page_error
 from lungseg_utils.errors import DownloadError
+from lungseg_utils.storage import explained
 from lungseg_utils.workspace import require_space
 
 _BLOCK_BYTES = 1 << 20
@@ -109,6 +110,8 @@ def download_file(
     """
     path = Path(path)
     if path.is_file():
+        with explained(path):
+            remove_record(path)
         return path
     patience = patience or Patience()
     with (
