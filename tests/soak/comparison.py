@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-# Not the empty `.<name>.lock-…` of a process killed as it queued up: the next one to come removes
-# it once it is three minutes old, since nobody knows until then whose it is.
+# A `.<name>.lock-…` that is empty, or holds an empty file, is of a process killed as it queued up:
+# the next one to come removes it once it is three minutes old, since nobody knows whose it is.
+_QUEUED = re.compile(r"\..+\.lock-[0-9a-f]+")
 _LEFT_OVER = re.compile(r"\.partial-.*|\.former-.*|.*\.lock")
 
 
 def differences(wanted: Path, found: Path) -> list[str]:
     """What differs between two workspaces, and what lies about in the second."""
-    files = {path.relative_to(found).as_posix() for path in found.rglob("*") if path.is_file()}
-    expected = {path.relative_to(wanted).as_posix() for path in wanted.rglob("*") if path.is_file()}
+    files, expected = _files(found), _files(wanted)
     lines = [f"{name} is missing" for name in sorted(expected - files)]
     lines += [f"{name} was left" for name in sorted(files - expected)]
     lines += [
@@ -28,6 +28,15 @@ def differences(wanted: Path, found: Path) -> list[str]:
         if not _same(wanted / name, found / name):
             lines.append(f"{name} differs")
     return lines
+
+
+def _files(folder: Path) -> set[str]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix() for path in paths if not _is_queued(path)}
+
+
+def _is_queued(path: Path) -> bool:
+    return bool(_QUEUED.fullmatch(path.parent.name)) and path.stat().st_size == 0
 
 
 def _same(wanted: Path, found: Path) -> bool:
