@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from lungseg_utils.data.imaging import read_image, read_mask, soft_fraction
+from lungseg_utils.data.manifest import load_manifest
 from lungseg_utils.data.pair_files import read_pair
 from lungseg_utils.data.phantom import render_phantom
 from lungseg_utils.errors import ImageFileError, LungsegError, UnusableMaskError
@@ -240,11 +241,17 @@ def test_phantoms_are_told_from_masks(tmp_path):
         assert np.array_equal(read_pair(film, [mask])[1], left | right)
 
 
-def test_the_real_masks_and_x_rays_are_far_from_each_other(shared_data):
-    """The limits of greys, with a wide margin on both sides."""
+def test_the_limits_lie_far_outside_what_real_cases_have(shared_data):
+    """Training and validation cases, as limits are settings: the figures beside the limits."""
     bundle = shared_data / "nlm512"
-    masks = [soft_fraction(read_image(path)) for path in sorted((bundle / "masks").iterdir())[::4]]
-    images = sorted((bundle / "CXR_png").iterdir())[::16]
-    assert len(masks) == 176
-    assert max(masks) < 0.01
-    assert min(soft_fraction(read_image(path)) for path in images) > 0.2
+    cases = load_manifest(splits=["train", "val"])[::3]
+    masks = [read_image(bundle / "masks" / case.mask_file) for case in cases]
+    lungs = [mask > 127 for mask in masks]
+    edges = [np.concatenate([lung[0], lung[-1], lung[:, 0], lung[:, -1]]).mean() for lung in lungs]
+    images = [read_image(bundle / "CXR_png" / case.image_file) for case in cases[::4]]
+
+    assert len(cases) == 186
+    assert max(soft_fraction(mask) for mask in masks) < 0.0025
+    assert min(soft_fraction(image) for image in images) > 0.25
+    assert 0.08 < min(lung.mean() for lung in lungs) < max(lung.mean() for lung in lungs) < 0.41
+    assert max(edges) < 0.031
