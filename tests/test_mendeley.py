@@ -12,7 +12,7 @@ from lungseg_utils.data.mendeley import ARCHIVE_NAME, download_mendeley
 from lungseg_utils.data.pairing import pair_bundle
 from lungseg_utils.errors import DownloadError
 
-TOP = "Chest X-ray dataset for lung segmentation"
+TOP = "Chest X-ray dataset of Darwin, Montgomery and Shenzhen"
 IDS = ("CHNCXR_0001_0", "CHNCXR_0002_0", "MCUCXR_0001_0")
 CASES = [case for case in load_manifest() if case.image_id in IDS]
 UNMASKED = next(case for case in load_manifest() if not case.mask_file)

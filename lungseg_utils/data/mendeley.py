@@ -100,7 +100,9 @@ def _unpack(archive: Path, folder: Path) -> Path:
 
 def _is_wanted(name: str) -> bool:
     path = Path(name.lower())
-    return _OTHER_SET not in name.lower() and path.suffix in {*SUFFIXES, ".zip"}
+    # A whole part of the path: the title of the data set, in the names of folders, may list sets.
+    sets = {Path(part).stem for part in path.parts}
+    return _OTHER_SET not in sets and path.suffix in {*SUFFIXES, ".zip"}
 
 
 def _is_sound(archive: Path) -> bool:
