@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lungseg_utils.data import effects
 from lungseg_utils.data.augmentation import (
+    COUNTED_AT,
     EFFECTS,
     FLIP,
     MILD,
@@ -350,7 +351,8 @@ def calls(monkeypatch) -> list[tuple[str, float, np.ndarray]]:
 
 @pytest.fixture
 def film() -> tuple[np.ndarray, np.ndarray]:
-    image = smooth_image(48)
+    image = np.tile(smooth_image(64), (4, 4))
+    assert image.shape == (COUNTED_AT, COUNTED_AT)
     return image, (image > 120).astype(np.uint8)
 
 
@@ -386,6 +388,19 @@ def test_strengths_are_drawn_from_nothing_to_what_was_asked(option, calls, film)
     assert 0 <= shares.min() < 0.03
     assert 0.97 < shares.max() <= 1
     assert shares.mean() == pytest.approx(0.5, abs=0.07)  # four deviations of the mean
+
+
+@pytest.mark.parametrize("side", [64, 512])
+def test_blur_and_loss_of_resolution_grow_with_the_image(side, calls, film):
+    options = replace(NONE, effects=1, blur=2, coarsen=1.5)
+    options.apply(*film, rng(0))
+    at_256 = {name: strength for name, strength, _ in calls}
+    calls.clear()
+    image = smooth_image(side)
+    options.apply(image, np.zeros_like(image), rng(0))
+    grown = {name: strength for name, strength, _ in calls}
+    assert grown["blur"] == pytest.approx(at_256["blur"] * side / 256)
+    assert grown["coarsen"] - 1 == pytest.approx((at_256["coarsen"] - 1) * side / 256)
 
 
 def test_effects_happen_on_their_own_as_often_as_asked(calls, film):

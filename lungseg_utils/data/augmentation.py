@@ -11,6 +11,9 @@ from lungseg_utils.errors import LungsegError
 
 # The effects of `lungseg_utils.data.effects` that are drawn, in the order they are applied.
 EFFECTS = ("opacity", "objects", "shade", "blur", "coarsen", "sharpen", "noise")
+# Blur and loss of resolution are counted in pixels of an image of this side, and grow with the
+# image: what hides a rib at 256 has to hide it at 512.
+COUNTED_AT = 256
 
 # Each option's smallest and largest value.
 _RANGES = {
@@ -65,8 +68,8 @@ class Augmentation:
         opacity: Greatest density of opacities in the lungs; 1 hides the lung there.
         objects: Most tubes, electrodes, plates and texts drawn; at least one is.
         shade: Greatest share of the level taken away towards one side of the film.
-        blur: Greatest standard deviation of a Gaussian, in pixels.
-        coarsen: Greatest loss of resolution: 1 halves it.
+        blur: Greatest standard deviation of a Gaussian, in pixels of an image of 256.
+        coarsen: Greatest loss of resolution: 1 halves that of an image of 256.
         sharpen: Greatest amount of an unsharp mask.
         noise: Greatest standard deviation of Gaussian noise, as a fraction of the full range.
         jitter: Pixels by which the X-ray is enlarged before a crop of its own size is taken at
@@ -267,13 +270,14 @@ def _take_the_film(image: np.ndarray, drawn: dict[str, tuple[float, int]]) -> np
     """Shading, sharpness and noise: what the machine makes of it."""
     from lungseg_utils.data import effects
 
+    grown = image.shape[0] / COUNTED_AT
     if "shade" in drawn:
         strength, seed = drawn["shade"]
         image = effects.shade(image, strength, np.random.default_rng(seed))
     if "blur" in drawn:
-        image = effects.blur(image, drawn["blur"][0])
+        image = effects.blur(image, drawn["blur"][0] * grown)
     if "coarsen" in drawn:
-        image = effects.coarsen(image, 1 + drawn["coarsen"][0])
+        image = effects.coarsen(image, 1 + drawn["coarsen"][0] * grown)
     if "sharpen" in drawn:
         image = effects.sharpen(image, drawn["sharpen"][0])
     if "noise" in drawn:
