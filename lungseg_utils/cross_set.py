@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from lungseg_utils.benchmarking.networks import Network
 from lungseg_utils.data.imaging import resize_image
 from lungseg_utils.data.manifest import SOURCES
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.evaluation.scoring import score_run
+from lungseg_utils.evaluation.scoring import SCORE_COLUMNS, score_run
 from lungseg_utils.runs import BEST, Run, load_run
 from lungseg_utils.shipped import SHIPPED, ShippedRun, load_shipped
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Sequence
 
     from lungseg_utils.data.cases import Cases
     from lungseg_utils.workspace import Workspace
@@ -25,11 +26,36 @@ def single_source_runs(workspace: Workspace) -> list[Run | ShippedRun]:
     """Runs of a workspace that were trained on one source alone; if there is none, the shipped.
 
     Args:
-        workspace: Its runs are read.
+        workspace: Its runs are read. A damaged one is named in a printed line and left out.
     """
-    runs = [load_run(path.parent) for path in sorted(workspace.runs.glob(f"*/{BEST}"))]
+    runs = []
+    for path in sorted(workspace.runs.glob(f"*/{BEST}")):
+        try:
+            runs.append(load_run(path.parent))
+        except LungsegError as error:
+            print(f"{path.parent.name} is left out: {error.received}.")
     alone = [run for run in runs if len(run.record.get("sources", SOURCES)) == 1]
     return alone or [load_shipped(name) for name in SHIPPED if "-" in name]
+
+
+def score_all_cross_set(runs: Sequence[Run | ShippedRun], cases: Cases) -> pd.DataFrame:
+    """`score_cross_set` of several networks, one below the other.
+
+    Args:
+        runs: One that has seen every source of the cases, or whose weights are damaged, is named
+            in a printed line and left out.
+        cases: As for `score_cross_set`.
+
+    Returns:
+        As `score_run`; no rows where all were left out.
+    """
+    tables = []
+    for run in runs:
+        try:
+            tables.append(score_cross_set(run, cases))
+        except LungsegError as error:
+            print(f"{run.name} is left out: {error.received}.")
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=SCORE_COLUMNS)
 
 
 def score_cross_set(run: Run | ShippedRun, cases: Cases) -> pd.DataFrame:
@@ -51,7 +77,8 @@ def score_cross_set(run: Run | ShippedRun, cases: Cases) -> pd.DataFrame:
     if not len(other):
         raise LungsegError(
             "Scoring across sources needs cases of a source that the network has not seen.",
-            f"{run.name}, trained on {' and '.join(run.record['sources'])}",
+            f"no case with a mask beyond {' and '.join(run.record['sources'])}, which {run.name} "
+            "was trained on",
             "Prepare both sources, and train with TRAIN_SOURCE 'montgomery' or 'shenzhen'.",
         )
     size = run.config.size

@@ -1,23 +1,26 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from lungseg_utils.config import TrainingConfig
-from lungseg_utils.cross_set import score_cross_set, single_source_runs
+from lungseg_utils.cross_set import score_all_cross_set, score_cross_set, single_source_runs
 from lungseg_utils.data.imaging import Preprocessing
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.evaluation.scoring import SCORE_COLUMNS
 from lungseg_utils.records import write_json
 from lungseg_utils.shipped import INDEX, WEIGHTS
 from lungseg_utils.workspace import Workspace
 from tests.scored import lungs, make_cases
 
 
-def trained_on(*sources: str) -> SimpleNamespace:
+def trained_on(*sources: str, name: str = "copy") -> SimpleNamespace:
     """A run whose probability is the X-ray itself."""
     return SimpleNamespace(
-        name="copy",
+        name=name,
         record={"sources": list(sources)},
         config=SimpleNamespace(size=64, preprocessing=Preprocessing()),
         load_model=lambda: lambda inputs, training: inputs,
@@ -41,19 +44,66 @@ def test_only_masked_cases_of_the_unseen_source_are_scored():
 
 def test_nothing_unseen_is_an_error():
     cases = make_cases([lungs()], source=["shenzhen"])
-    with pytest.raises(LungsegError, match="copy, trained on shenzhen"):
+    with pytest.raises(LungsegError, match="beyond shenzhen, which copy was trained on"):
         score_cross_set(trained_on("shenzhen"), cases)
+
+
+def test_a_network_without_unseen_cases_is_named_and_the_others_are_scored(capsys):
+    cases = make_cases([lungs()] * 2, source=["montgomery"] * 2)
+    runs = [trained_on("montgomery", name="here"), trained_on("shenzhen", name="elsewhere")]
+
+    scores = score_all_cross_set(runs, cases)
+
+    pd.testing.assert_frame_equal(scores, score_cross_set(runs[1], cases))
+    said = "here is left out: no case with a mask beyond montgomery, which here was trained on."
+    assert capsys.readouterr().out.splitlines() == [said]
+
+
+def test_damaged_weights_are_named_and_the_others_are_scored(capsys):
+    def refuse():
+        raise LungsegError("Weights are whole.", "half a file", "Train again.")
+
+    cases = make_cases([lungs()], source=["montgomery"])
+    damaged = trained_on("shenzhen", name="damaged")
+    damaged.load_model = refuse
+
+    scores = score_all_cross_set([damaged, trained_on("shenzhen")], cases)
+
+    assert set(scores["model"]) == {"copy"}
+    assert capsys.readouterr().out == "damaged is left out: half a file.\n"
+
+
+def test_without_any_unseen_case_the_table_is_empty():
+    cases = make_cases([lungs()], source=["shenzhen"])
+    scores = score_all_cross_set([trained_on("shenzhen")], cases)
+    assert list(scores.columns) == list(SCORE_COLUMNS)
+    assert len(scores) == 0
+
+
+def write_run(folder: Path, *sources: str) -> None:
+    folder.mkdir(parents=True)
+    record = {"config": TrainingConfig().to_dict(), "sources": list(sources)}
+    write_json(folder / "run.json", record)
+    (folder / "best.weights.h5").touch()
 
 
 def test_runs_of_one_source_are_found(tmp_path):
     workspace = Workspace(tmp_path, tmp_path / "scratch")
-    for name, sources in (("both", ["montgomery", "shenzhen"]), ("alone", ["shenzhen"])):
-        folder = workspace.run(name)
-        folder.mkdir(parents=True)
-        write_json(folder / "run.json", {"config": TrainingConfig().to_dict(), "sources": sources})
-        (folder / "best.weights.h5").touch()
+    write_run(workspace.run("both"), "montgomery", "shenzhen")
+    write_run(workspace.run("alone"), "shenzhen")
 
     assert [run.name for run in single_source_runs(workspace)] == ["alone"]
+
+
+def test_a_damaged_run_is_named_and_the_others_are_found(tmp_path, capsys):
+    workspace = Workspace(tmp_path, tmp_path / "scratch")
+    write_run(workspace.run("alone"), "shenzhen")
+    write_run(workspace.run("broken"), "shenzhen")
+    (workspace.run("broken") / "run.json").write_text('{"config": {', encoding="utf-8")
+
+    assert [run.name for run in single_source_runs(workspace)] == ["alone"]
+    said = f"broken is left out: {workspace.run('broken') / 'run.json'} (JSONDecodeError: "
+    assert capsys.readouterr().out.startswith(said)
 
 
 @pytest.mark.skipif(not (WEIGHTS / INDEX).is_file(), reason="no weights are shipped yet")
