@@ -10,8 +10,13 @@ from statistics import median
 
 import pytest
 
+from lungseg_utils.config import TrainingConfig
+from lungseg_utils.data.augmentation import get_augmentation
+from lungseg_utils.data.manifest import SOURCES
 from lungseg_utils.notebook_parameters import cell_source, cell_tags, read_parameters
+from lungseg_utils.records import read_json
 from lungseg_utils.series_plan import apply_recipe, find_steps, read_recipe
+from lungseg_utils.shipped import INDEX, SHIPPED, WEIGHTS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAMES = [
@@ -177,13 +182,39 @@ def test_reference_recipes_name_every_parameter_of_the_training(name):
 @pytest.mark.parametrize("name", TRAINING)
 def test_the_shipped_networks_recipes_are_the_notebooks_defaults(name):
     path = REPOSITORY / "recipes" / f"{name.rpartition('_')[2]}.yaml"
-    if not path.is_file():
-        pytest.skip(f"recipes/{path.name} is not written yet")
     recipe, defaults = read_recipe(path)[name], training_defaults(name)
     # The notebook trains in what its machine is fastest in, the recipe in what was measured.
     recipe.pop("PRECISION", None)
     del defaults["PRECISION"]
     assert {key: recipe[key] for key in recipe if key not in NOT_IN_REFERENCE} == defaults
+
+
+def recipe_of(weights: str) -> dict:
+    """The training's section of a shipped network's recipe."""
+    sections = read_recipe(REPOSITORY / "recipes" / f"{weights}.yaml")
+    return next(values for name, values in sections.items() if name in TRAINING)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_recipes_are_what_the_shipped_weights_were_trained_with(name):
+    entry, recipe = read_json(WEIGHTS / INDEX)[name], recipe_of(name)
+    config = TrainingConfig.from_dict(entry["config"]).to_dict()
+    augmentation = get_augmentation(recipe.pop("AUGMENTATION")).to_dict()
+    jitter = recipe.pop("JITTER", 0)
+    assert config["augmentation"] == {**augmentation, "jitter": jitter}
+    source = recipe.pop("TRAIN_SOURCE", "all")
+    assert entry["sources"] == (list(SOURCES) if source == "all" else [source])
+    assert recipe.pop("RUN_NAME") == name
+    if not recipe["HALF_SIZE_EPOCHS"]:
+        recipe.pop("HALF_SIZE_LEARNING_RATE")
+    recorded = {**config, **config["model_options"], **config["preprocessing"]}
+    assert {key: recorded.get(key.lower()) for key in recipe} == recipe
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_the_series_on_real_data_trains_the_shipped_networks(name):
+    weights = name.rpartition("_")[2]
+    assert read_recipe(REPOSITORY / "recipes" / "real-cpu.yaml")[name] == recipe_of(weights)
 
 
 @pytest.mark.parametrize("recipe", ["demo", "test", "real-cpu"])
