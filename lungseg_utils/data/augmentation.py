@@ -69,7 +69,8 @@ class Augmentation:
         objects: Most tubes, electrodes, plates and texts drawn; at least one is.
         shade: Greatest share of the level taken away towards one side of the film.
         blur: Greatest standard deviation of a Gaussian, in pixels of an image of 256.
-        coarsen: Greatest loss of resolution: 1 halves that of an image of 256.
+        coarsen: Greatest loss of resolution: an image of 256 is shrunk by up to 1 + this, and an
+            image of another side by up to 1 + this × side / 256.
         sharpen: Greatest amount of an unsharp mask.
         noise: Greatest standard deviation of Gaussian noise, as a fraction of the full range.
         jitter: Pixels by which the X-ray is enlarged before a crop of its own size is taken at
