@@ -16,12 +16,11 @@ from tqdm.auto import tqdm
 from lungseg_utils.checkpoints import LAST, Progress, save_checkpoint
 from lungseg_utils.errors import StorageError, TrainingDivergedError
 from lungseg_utils.records import write_atomically
-from lungseg_utils.runs import BEST
+from lungseg_utils.runs import BEST, HISTORY
 from lungseg_utils.storage import explained
 from lungseg_utils.workspace import require_space
 
 MONITOR = "val_dice"
-HISTORY = "history.csv"
 
 # A checkpoint holds weights and optimizer, hundreds of MB for the large networks. On Drive each
 # replaced file goes to the bin and counts against the quota, so not every epoch writes one.

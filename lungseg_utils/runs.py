@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from lungseg_utils.records import file_sha256, read_json
 
 RECORD = "run.json"
 BEST = "best.weights.h5"
+HISTORY = "history.csv"
+HALF_SIZE = "half_size"  # in a run's folder, that of its first stage
 NOTEBOOKS = {
     "unet": "04_train_unet",
     "unetpp": "05_train_unetpp",
@@ -42,7 +45,7 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """A row an epoch: `epoch` from 1, losses, `dice`, `val_dice`, `seconds`."""
-        return pd.read_csv(self.folder / "history.csv")
+        return pd.read_csv(self.folder / HISTORY)
 
     @property
     def best_weights(self) -> Path:
@@ -117,3 +120,23 @@ def load_run(folder: Path | str) -> Run:
             f"{folder / RECORD} ({type(error).__name__}: {error})",
             "Restore the file, or train the run again.",
         ) from error
+
+
+def stage_histories(runs: Iterable[Run]) -> dict[str, dict[str, pd.DataFrame]]:
+    """Histories by stage of the training, as `plots.learning_curves` draws them.
+
+    Args:
+        runs: One or several.
+
+    Returns:
+        Of each stage the runs' histories by name: `at half the size` first, if any of the runs
+        began there, then `at full size`.
+    """
+    half, full = {}, {}
+    for run in runs:
+        first = run.folder / HALF_SIZE / HISTORY
+        if first.is_file():
+            half[run.name] = pd.read_csv(first)
+        full[run.name] = run.history
+    stages = {"at half the size": half, "at full size": full}
+    return {stage: histories for stage, histories in stages.items() if histories}

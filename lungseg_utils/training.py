@@ -44,10 +44,9 @@ from lungseg_utils.records import (
     remove_partial,
     write_json,
 )
-from lungseg_utils.runs import BEST, RECORD, Run, load_run
+from lungseg_utils.runs import BEST, HALF_SIZE, RECORD, Run, load_run
 from lungseg_utils.storage import explained
 
-HALF_SIZE = "half_size"
 _OF_HALF_SIZE = ("epochs_run", "best_epoch", "best_val_dice", "training_seconds")
 
 

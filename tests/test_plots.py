@@ -15,7 +15,7 @@ from scored import lungs, make_scores
 
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation import plots
-from lungseg_utils.evaluation.drawing import PREDICTION, SHARED, TRUTH
+from lungseg_utils.evaluation.drawing import MODEL_COLOURS, PREDICTION, SHARED, TRUTH
 from lungseg_utils.evaluation.summaries import paired_differences, summarise
 
 SIZE = 64
@@ -211,7 +211,8 @@ def history(epochs: int, best: int, scale: float = 1.0) -> pd.DataFrame:
 
 def test_learning_curves_mark_the_best_epoch():
     histories = {"unet": history(9, best=7), "unetpp": history(5, best=5)}
-    losses, scores = plots.learning_curves(histories).axes
+    losses, scores = plots.learning_curves({"at full size": histories}).axes
+    assert (losses.get_title(), scores.get_title()) == ("Loss at full size", "Dice at full size")
     lines = [line.get_xydata() for line in losses.get_lines()]
     np.testing.assert_allclose(lines[0], histories["unet"][["epoch", "loss"]])
     np.testing.assert_allclose(lines[3], histories["unetpp"][["epoch", "val_loss"]])
@@ -222,10 +223,34 @@ def test_learning_curves_mark_the_best_epoch():
     assert losses.get_yscale() == "linear"
 
 
+def test_each_stage_has_its_row_and_each_run_its_colour():
+    half = {"pix2pix": history(6, best=6)}
+    full = {"unet": history(9, best=7), "pix2pix": history(4, best=2)}
+    axes = plots.learning_curves({"at half the size": half, "at full size": full}).axes
+    stages = ["at half the size", "at full size"]
+    assert titles(axes[0].figure) == [f"{what} {s}" for s in stages for what in ("Loss", "Dice")]
+    first, second = axes[1], axes[3]
+    marks = [
+        [(line.get_xdata()[0], line.get_markeredgecolor()) for line in panel.get_lines()[2::3]]
+        for panel in (first, second)
+    ]
+    # As in the other figures: the first run's colour is the first, though it lacks a stage.
+    assert marks == [[(6, MODEL_COLOURS[1])], [(7, MODEL_COLOURS[0]), (2, MODEL_COLOURS[1])]]
+    texts = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert texts == ["pix2pix", "validation", "training"]
+
+
+@pytest.mark.parametrize("stages", [{}, {"at full size": {}}])
+def test_without_a_history_there_are_no_curves(stages):
+    with pytest.raises(LungsegError, match="at least one row of the history"):
+        plots.learning_curves(stages)
+
+
 def test_losses_of_unlike_size_share_a_logarithmic_axis():
     histories = {"unet": history(4, 4), "pix2pix": history(4, 4, scale=50)}
-    assert plots.learning_curves(histories).axes[0].get_yscale() == "log"
-    assert plots.learning_curves(histories).axes[1].get_yscale() == "linear"
+    losses, scores = plots.learning_curves({"at full size": histories}).axes
+    assert losses.get_yscale() == "log"
+    assert scores.get_yscale() == "linear"
 
 
 def scores() -> pd.DataFrame:
@@ -322,7 +347,7 @@ def test_nothing_to_draw_is_said(draw):
 
 def figures() -> dict[str, object]:
     long = "a_rather_long_file_name_of_a_photograph_0001.jpeg"
-    table = scores()
+    table, one = scores(), {"unet": history(9, 7)}
     return {
         "pairs": plots.show_pairs([GREY] * 4, [TRUE] * 4, [long] * 4),
         "overlay": plots.overlay(GREY, TRUE, SHIFTED, "MCUCXR_9001_0"),
@@ -330,7 +355,7 @@ def figures() -> dict[str, object]:
         "narrow": plots.compare_models([GREY], [TRUE], {"unet": [TRUE]}, [long]),
         "unlabelled": plots.show_unlabelled([GREY] * 7, [TRUE] * 7, [long] * 7),
         "one": plots.show_worst_cases([GREY], [TRUE], [TRUE], [long]),
-        "curves": plots.learning_curves({"unet": history(9, 7)}),
+        "curves": plots.learning_curves({"at half the size": one, "at full size": one}),
         "distributions": plots.distributions(table),
         "differences": plots.differences(paired_differences(table)),
         "subgroups": plots.subgroups(summarise(table), "unet"),

@@ -22,7 +22,7 @@ from lungseg_utils.errors import (
     TrainingDivergedError,
 )
 from lungseg_utils.predict import load_predictions, predict_split, predictions_path
-from lungseg_utils.runs import load_run
+from lungseg_utils.runs import load_run, stage_histories
 from lungseg_utils.training import BatchDataset, compile_model, train
 from tests.tiny import tiny_cases
 
@@ -86,6 +86,8 @@ def test_the_first_stage_is_a_training_at_half_the_size_that_the_second_goes_on_
     half = load_run(run.folder / "half_size")
     assert (half.config.size, half.config.epochs, half.record["epochs_run"]) == (32, 6, 6)
     assert run.record["half_size"]["best_val_dice"] == half.record["best_val_dice"]
+    drawn = stage_histories([run])
+    assert [len(histories["unet"]) for histories in drawn.values()] == [6, 2]
 
     alone = train(replace(run.config, half_size_epochs=0), *cases, run.folder.parent / "alone")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 
 import numpy as np
 import pandas as pd
@@ -46,34 +46,49 @@ GRID = "#E0E0E0"
 _JITTER = 0.3
 
 
-def learning_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
+def learning_curves(stages: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
     """Loss and Dice by epoch, for training and validation; the best validation Dice is marked.
 
     Args:
-        histories: Each run's history by name: columns epoch, loss, val_loss, dice, val_dice.
+        stages: Of each stage of the training, a row of the figure, each run's history by name:
+            columns epoch, loss, val_loss, dice, val_dice. As from `runs.stage_histories`.
     """
-    _require_rows(histories, "history")
-    figure, (losses, scores) = _figure(1, 2, 3.4)
-    for colour, (name, history) in zip(_colours(histories), histories.items(), strict=True):
-        for axes, column in ((losses, "loss"), (scores, "dice")):
-            axes.plot(history["epoch"], history[column], color=colour, ls=":", lw=1.4)
-            axes.plot(history["epoch"], history[f"val_{column}"], color=colour, lw=1.8, label=name)
-        best = history.loc[history["val_dice"].idxmax()]
-        label = f"{name}: {best['val_dice']:.3f} at epoch {int(best['epoch'])}"
-        scores.plot(
-            best["epoch"], best["val_dice"], "o", ms=7, mfc="white", mec=colour, label=label
-        )
+    _require_rows(stages, "history")
+    # The last stage comes first: it has all runs, in the order that gives other figures' colours.
+    of_stages = reversed(list(stages.values()))
+    names = list(dict.fromkeys(name for histories in of_stages for name in histories))
+    colours = dict(zip(names, _colours(names), strict=True))
+    figure, axes = _figure(len(stages), 2, 3.4 * len(stages))
+    for row, (stage, histories) in zip(axes.reshape(-1, 2), stages.items(), strict=True):
+        _require_rows(histories, "history")
+        of_stage = {name: colours[name] for name in histories}
+        for name, history in histories.items():
+            _draw_history(row, name, history, colours[name])
+        _name_curves(row, stage, of_stage)
+    return figure
+
+
+def _draw_history(row: Sequence[Axes], name: str, history: pd.DataFrame, colour: str) -> None:
+    for axes, column in zip(row, ("loss", "dice"), strict=True):
+        axes.plot(history["epoch"], history[column], color=colour, ls=":", lw=1.4)
+        axes.plot(history["epoch"], history[f"val_{column}"], color=colour, lw=1.8, label=name)
+    best = history.loc[history["val_dice"].idxmax()]
+    label = f"{name}: {best['val_dice']:.3f} at epoch {int(best['epoch'])}"
+    row[1].plot(best["epoch"], best["val_dice"], "o", ms=7, mfc="white", mec=colour, label=label)
+
+
+def _name_curves(row: Sequence[Axes], stage: str, colours: Mapping[str, str]) -> None:
+    losses, scores = row
     for axes, title in ((losses, "Loss"), (scores, "Dice")):
-        _name(axes, title, "Epoch")
+        _name(axes, f"{title} {stage}", "Epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if _spans_decades(losses):
         losses.set_yscale("log")
-    losses.legend(handles=_curve_handles(histories), frameon=False, fontsize=SMALL)
+    losses.legend(handles=_curve_handles(colours), frameon=False, fontsize=SMALL)
     marks = [line for line in scores.get_lines() if line.get_marker() == "o"]
     scores.legend(
         handles=marks, title="Best validation", title_fontsize=SMALL, frameon=False, fontsize=SMALL
     )
-    return figure
 
 
 def distributions(cases: pd.DataFrame, metric: str = "dice", stage: str = "post") -> Figure:
@@ -268,17 +283,14 @@ def _spans_decades(axes: Axes) -> bool:
     return bool(len(values) and values.min() > 0 and values.max() > 20 * values.min())
 
 
-def _curve_handles(names: Mapping[str, object]) -> list[Line2D]:
-    handles = [
-        Line2D([], [], color=colour, lw=1.8, label=name)
-        for colour, name in zip(_colours(names), names, strict=True)
-    ]
+def _curve_handles(colours: Mapping[str, str]) -> list[Line2D]:
+    handles = [Line2D([], [], color=colour, lw=1.8, label=name) for name, colour in colours.items()]
     handles.append(Line2D([], [], color=INK, lw=1.8, label="validation"))
     handles.append(Line2D([], [], color=INK, lw=1.4, ls=":", label="training"))
     return handles
 
 
-def _colours(names: Sequence[str] | Mapping[str, object]) -> list[str]:
+def _colours(names: Sequence[str]) -> list[str]:
     return [MODEL_COLOURS[number % len(MODEL_COLOURS)] for number in range(len(names))]
 
 
@@ -293,7 +305,7 @@ def _chosen(cases: pd.DataFrame, metric: str, stage: str) -> pd.DataFrame:
     return cases[cases["stage"] == stage].dropna(subset=[metric])
 
 
-def _require_rows(tables: Mapping[str, pd.DataFrame], what: str) -> None:
+def _require_rows(tables: Mapping[str, Sized], what: str) -> None:
     empty = [name for name, table in tables.items() if not len(table)]
     if empty or not tables:
         raise LungsegError(
