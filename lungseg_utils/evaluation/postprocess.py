@@ -38,11 +38,10 @@ def to_mask(probability: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray
 
 
 def clean_mask(mask: np.ndarray) -> np.ndarray:
-    """Keep the two largest components and fill their holes.
+    """Keep the largest component, and the second from 1 % of the image on; fill their holes.
 
-    Components are 8-connected. The second is kept only where it covers at least 1 % of the image,
-    so that a crumb is not taken for a lung; the largest is kept whatever its size. A hole is
-    background that reaches the image's edge by no path of 4-neighbours.
+    Components are 8-connected. A smaller second is a crumb, no lung; the largest is kept whatever
+    its size. A hole is background that reaches the image's edge by no path of 4-neighbours.
 
     Args:
         mask: uint8 {0, 1} or bool (H, W).
