@@ -46,10 +46,27 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel, reposi
     assert {name.split("/")[0].split("-")[0] for name in names} == {"lungseg_utils"}
 
 
-def test_its_dependencies_are_those_of_requirements_txt(wheel, repository):
+def metadata_of(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = [name for name in archive.namelist() if name.endswith("METADATA")]
-        lines = archive.read(metadata).decode().splitlines()
+        return archive.read(metadata).decode().splitlines()
+
+
+def test_the_wheel_names_the_terms_of_code_and_weights_and_holds_both(wheel, repository):
+    lines = metadata_of(wheel)
+    assert "License-Expression: MIT AND LicenseRef-lungseg-weights" in lines
+    terms = ["LICENSE", "lungseg_utils/weights/LICENSE"]
+    assert [line for line in lines if line.startswith("License-File")] == [
+        f"License-File: {name}" for name in terms
+    ]
+    with zipfile.ZipFile(wheel) as archive:
+        for name in terms:
+            (held,) = [x for x in archive.namelist() if x.endswith(f".dist-info/licenses/{name}")]
+            assert archive.read(held) == (repository / name).read_bytes()
+
+
+def test_its_dependencies_are_those_of_requirements_txt(wheel, repository):
+    lines = metadata_of(wheel)
     listed = (repository / "requirements.txt").read_text().splitlines()
     wanted = {line.partition("#")[0].strip().lower() for line in listed} - {""}
     required = [line for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
