@@ -11,9 +11,9 @@ from lungseg_utils.benchmarking.networks import Network
 from lungseg_utils.data.imaging import resize_image
 from lungseg_utils.data.manifest import SOURCES
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.evaluation.scoring import SCORE_COLUMNS, score_run
+from lungseg_utils.evaluation.scoring import SCORE_COLUMNS
 from lungseg_utils.runs import BEST, Run, load_run
-from lungseg_utils.shipped import SHIPPED, ShippedRun, load_shipped
+from lungseg_utils.shipped import CROSS_SET, ShippedRun, load_shipped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ def single_source_runs(workspace: Workspace) -> list[Run | ShippedRun]:
         except LungsegError as error:
             print(f"{path.parent.name} is left out: {error.received}.")
     alone = [run for run in runs if len(run.record.get("sources", SOURCES)) == 1]
-    return alone or [load_shipped(name) for name in SHIPPED if "-" in name]
+    return alone or [load_shipped(name) for name in CROSS_SET]
 
 
 def score_all_cross_set(runs: Sequence[Run | ShippedRun], cases: Cases) -> pd.DataFrame:
@@ -61,6 +61,9 @@ def score_all_cross_set(runs: Sequence[Run | ShippedRun], cases: Cases) -> pd.Da
 def score_cross_set(run: Run | ShippedRun, cases: Cases) -> pd.DataFrame:
     """Score a network on every case with a mask of the sources that it was not trained on.
 
+    A smaller network gets the prepared X-rays reduced once more. The benchmark prepares each size
+    from the files, so that its figures may differ in the last digit.
+
     Args:
         run: Trained on some of the sources.
         cases: Prepared at the size to score at, of any split.
@@ -83,5 +86,4 @@ def score_cross_set(run: Run | ShippedRun, cases: Cases) -> pd.DataFrame:
         )
     size = run.config.size
     seen = np.stack([resize_image(image, size) for image in other.images])
-    probability = Network(run, run.load_model()).predict(seen)
-    return score_run(run.name, other.ids, probability, other)
+    return Network(run, run.load_model()).score(seen, other)

@@ -25,8 +25,10 @@ from lungseg_utils.runs import RECORD, Run, load_run
 if TYPE_CHECKING:
     import keras
 
-# The three networks, and the U-Net as trained on one of the two sets alone.
-SHIPPED = ("unet", "unetpp", "pix2pix", "unet-shenzhen", "unet-montgomery")
+NETWORKS = ("unet", "unetpp", "pix2pix")
+# Trained on the one source alone, scored on all masks of the other.
+CROSS_SET = {"unet-shenzhen": "montgomery", "unet-montgomery": "shenzhen"}
+SHIPPED = (*NETWORKS, *CROSS_SET)
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 INDEX = "weights.json"
 LIMIT = 10_000_000  # bytes a file
@@ -44,7 +46,8 @@ _ORIGIN = (
     "git_commit",
 )
 _LARGEST_RATIO = 100  # of unpacked to packed: weights hardly get smaller
-_IF_ANY = ("half_size",)  # a first stage, where there was one
+# A first stage, and epochs added after the training had ended.
+_IF_ANY = ("half_size", "epochs_raised_after")
 _INSTALL_AGAIN = "Install lungseg_utils again, or restore its folder `weights` from the repository."
 
 

@@ -21,7 +21,16 @@ from lungseg_utils.predict import predict_images
 from lungseg_utils.records import file_sha256, write_json
 from lungseg_utils.runs import Run
 from lungseg_utils.segmenter import Segmenter
-from lungseg_utils.shipped import LIMIT, SHIPPED, WEIGHTS, load_shipped, main, ship
+from lungseg_utils.shipped import (
+    CROSS_SET,
+    LIMIT,
+    NETWORKS,
+    SHIPPED,
+    WEIGHTS,
+    load_shipped,
+    main,
+    ship,
+)
 from lungseg_utils.training import train
 from tests.tiny import tiny_cases
 
@@ -158,6 +167,16 @@ def test_the_index_tells_what_was_shipped_and_where_it_comes_from(runs, folder):
     assert {path.name for path in folder.iterdir()} == {
         *("unet.npz", "unetpp.npz", "unet-shenzhen.npz", "weights.json")
     }
+
+
+def test_the_index_tells_of_a_first_stage_and_of_epochs_added(runs, tmp_path):
+    run = runs["unet"]
+    added = {"epochs_raised_after": [1, 2], "half_size": {"epochs_run": 3}}
+    ship(Run(run.folder, run.config, run.record | added | {"unknown": 4}), "unet", tmp_path)
+
+    entry = json.loads((tmp_path / "weights.json").read_text())["unet"]
+    assert {key: entry[key] for key in added} == added
+    assert "unknown" not in entry
 
 
 def test_a_flipped_byte_is_refused(folder):
@@ -362,6 +381,11 @@ def test_every_shipped_network_is_there_whole_and_small(index):
         assert entry["config"]["model"] == name.partition("-")[0]
 
 
+def test_cross_set_networks_were_trained_on_the_other_set_alone(index):
+    for name, scored in CROSS_SET.items():
+        assert sorted([*index[name]["sources"], scored]) == index["unet"]["sources"]
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_networks_find_the_lungs_of_a_phantom(index, name):
     segmenter = Segmenter.load(name)
@@ -386,9 +410,10 @@ def test_an_inverted_film_is_recognised_and_gets_the_lungs_of_the_film(index):
         assert dice(inverse.mask, film.mask) > 0.999
 
 
-def test_a_film_and_its_small_copy_get_the_same_lungs(index, shared_data):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_film_and_its_small_copy_get_the_same_lungs(index, shared_data, name):
     """The copies are resampled by another kernel, and sharper than what a film is reduced to."""
-    segmenter = Segmenter.load("unet")
+    segmenter = Segmenter.load(name)
     originals = sorted((shared_data / "originals" / "CXR_png").iterdir())
     assert len(originals) == 6
     for original in originals:

@@ -14,11 +14,14 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from lungseg_utils.environment import versions
+from lungseg_utils.evaluation.scoring import score_run
 from lungseg_utils.predict import predict_images
 
 if TYPE_CHECKING:
     import keras
+    import pandas as pd
 
+    from lungseg_utils.data.cases import Cases
     from lungseg_utils.shipped import ShippedRun
 
 _BATCH = 8
@@ -57,6 +60,15 @@ class Network:
             part = slice(start, start + _BATCH)
             probability[part] = predict_images(self.run, self.model, images[part])
         return probability
+
+    def score(self, images: np.ndarray, truth: Cases) -> pd.DataFrame:
+        """Rows of `score_run`, of what the network makes of some cases.
+
+        Args:
+            images: What it sees of each case, uint8 `(N, size, size)`.
+            truth: The same cases in the same order, at the size to score at.
+        """
+        return score_run(self.run.name, truth.ids, self.predict(images), truth)
 
     def cost(self) -> dict[str, float]:
         """Parameters, bytes of the weights' file, and seconds an image, one at a time.
