@@ -1,0 +1,46 @@
+"""What half precision costs, on masks whose Dice is worked out by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks.half_precision import cost, write
+from tests.scored import lungs, make_cases
+
+
+def cutting(*rows: int) -> SimpleNamespace:
+    """Segments what is bright, but cuts so many rows off: another number for each call."""
+    left = list(rows)
+
+    def segment(image: np.ndarray) -> SimpleNamespace:
+        mask = (image > 0).astype(np.uint8)
+        mask[16 : 16 + left.pop(0)] = 0
+        return SimpleNamespace(mask=mask)
+
+    return SimpleNamespace(segment=segment)
+
+
+def test_means_and_the_largest_difference_are_of_the_same_cases():
+    # The lungs are 32 rows high: without 16 of them, Dice is 2·16 / (16 + 32) = 2/3.
+    cases = make_cases([lungs()] * 3)
+    cases.images[:] = cases.masks
+
+    found = cost(cutting(0, 16, 0), cutting(0, 0, 16), cases)
+
+    assert found["dice_float32"] == pytest.approx((1 + 2 / 3 + 1) / 3)
+    assert found["dice_half"] == pytest.approx(found["dice_float32"])
+    assert found["largest_difference"] == pytest.approx(1 / 3)
+    assert found["cases"] == 3
+
+
+def test_the_table_has_a_row_a_network(tmp_path):
+    row = {"network": "unet", "weights": "0123456789ab", "dice_float32": 2 / 3, "dice_half": 0.5}
+    write([row | {"largest_difference": 0.25, "cases": 2}], tmp_path / "table.csv")
+
+    assert (tmp_path / "table.csv").read_text().splitlines() == [
+        "network,weights,dice_float32,dice_half,largest_difference,cases",
+        "unet,0123456789ab,0.66667,0.5,0.25,2",
+    ]
