@@ -76,10 +76,6 @@ def test_package_examples_run_one_after_the_other(readme, folder, repository, pr
     assert Image.open(folder / "chest_lungs.png").size == Image.open(folder / "chest.png").size
 
 
-def test_no_placeholder_is_left_where_results_belong(readme):
-    assert "RESULTS" not in readme.split()
-
-
 def test_make_targets_and_recipes_that_the_readme_names_exist(readme, repository):
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"make ([a-z-]+)", readme):
