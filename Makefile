@@ -3,7 +3,8 @@
 # make soak                  the long tests: processes killed, disks full, thousands of damaged files
 # make real DATA=folder      all nine notebooks on a downloaded bundle, in workspace/real
 # make benchmark DATA=folder EXTERNAL=folder
-#                            every result again, from the shipped weights; either may be left out
+#                            every result again, from the shipped weights; either may be left out;
+#                            EXTERNAL may be a set of yours, which is scored but not recorded
 # make lint                  ruff alone
 # make set-repository URL=…  the repository's address in badges, notebooks and README
 # make clean                 removes .venv and caches; the workspace stays

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -16,7 +17,7 @@ from lungseg_utils.benchmark import Outcome, benchmark
 from lungseg_utils.benchmarking.external import find_films
 from lungseg_utils.benchmarking.markdown import BEGIN, END, marked
 from lungseg_utils.benchmarking.networks import processor_name
-from lungseg_utils.benchmarking.readme import render_readme_table
+from lungseg_utils.benchmarking.readme import render_readme_results
 from lungseg_utils.config import TrainingConfig
 from lungseg_utils.data.manifest import load_manifest
 from lungseg_utils.data.pairing import Pairing, pair_bundle
@@ -135,7 +136,9 @@ def first(bundle, external, workspace, tmp_path_factory) -> tuple[Outcome, Path]
     places = new_place(folder)
     # Arrays of another bundle lie in the workspace: they must not be scored.
     prepare(Pairing(pair_bundle(bundle).pairs[:1]), open_workspace(workspace), 512)
-    return benchmark(bundle, external, workspace, **places, load=load_fake), folder
+    outcome = benchmark(bundle, external, workspace, **places, load=load_fake)
+    shutil.copytree(workspace / "reports", folder / "reports")
+    return outcome, folder
 
 
 @pytest.fixture
@@ -152,7 +155,7 @@ def dice_of_shift(shift: int) -> float:
 
 def test_figures_are_those_worked_out_by_hand(first, bundle, recorded):
     outcome = first[0]
-    assert (outcome.changed, outcome.kept) == ({}, {})
+    assert (outcome.changed, outcome.kept, outcome.other) == ({}, {}, [])
     results = json.loads((recorded["folder"] / "results.json").read_text())
     assert results == outcome.results
     test, other = results["data"]["figures"]["test"], results["external"]["figures"]
@@ -183,7 +186,8 @@ def test_figures_are_those_worked_out_by_hand(first, bundle, recorded):
 def test_readme_and_card_show_the_figures_and_keep_their_surroundings(first, recorded):
     page = recorded["readme"].read_text()
     assert page.startswith("# Title\n") and page.endswith("## Next\n")
-    assert marked(page) == render_readme_table(first[0].results)
+    weights = json.loads((recorded["folder"] / "weights.json").read_text())
+    assert marked(page) == first[0].table == render_readme_results(first[0].results, weights)
     assert "| JSRT | 2 | Pix2Pix | 0.750 |" in page
     assert "| Pix2Pix | 2 | 0.750 |" in (recorded["folder"] / "MODEL_CARD.md").read_text()
 
@@ -220,6 +224,89 @@ def test_what_is_left_out_keeps_its_recorded_figures(
     assert (alone.kept, alone.changed) == ({"data": current}, {})
     assert alone.results["data"] == first[0].results["data"]
     assert "| all test images |" in recorded["readme"].read_text()
+
+
+def test_the_scores_of_each_case_can_be_looked_up(first, bundle):
+    outcome, folder = first
+    names = ["cases-data.csv", "cases-external.csv"]
+    assert [path.name for path in outcome.written][:2] == names
+    data, films = (pd.read_csv(folder / "reports" / name) for name in names)
+    films = films.set_index(["model", "image_id", "region"])
+    assert films.loc[("pix2pix", "A2", "both"), "dice"] == dice_of_shift(2)
+    assert len(films) == 3 * 2 * 3  # networks, films, regions
+
+    data = data[data["region"] == "both"]
+    (case,) = load_manifest(bundle / "data_manifest.csv", "montgomery", "test")
+    of_case = data[data["image_id"] == case.image_id].set_index("model")["dice"]
+    assert of_case.loc[["unet", "unetpp", "pix2pix"]].tolist() == [1, 0.875, 0.75]
+    figures = outcome.results["data"]["figures"]
+    test = figures["test"]["unet"]["all"]["both"]
+    of_unet = data.loc[data["model"] == "unet", "dice"]
+    assert (len(of_unet), round(of_unet.mean(), 4)) == (test["n"], test["dice"]["mean"])
+    cross = figures["cross"]["unet-shenzhen"]["all"]["both"]
+    assert (data["model"] == "unet-shenzhen").sum() == cross["n"]
+
+
+def everything_in(place: dict[str, Path]) -> dict[str, bytes]:
+    files = [*place["folder"].iterdir(), place["readme"]]
+    return {str(path): path.read_bytes() for path in files}
+
+
+def write_own_set(folder: Path) -> Path:
+    """A film whose mask is half of what the networks see: Dice 2·1 / (1 + 2) of the U-Net."""
+    truth = np.kron(lungs(), np.ones((2, 2), np.uint8))
+    write_png(folder / "images" / "A1.png", truth * 50)
+    truth[:SIZE] = 0
+    write_png(folder / "masks" / "A1.png", truth * 255)
+    return folder
+
+
+def test_a_set_of_ones_own_is_scored_and_not_recorded(workspace, recorded, tmp_path):
+    before = everything_in(recorded)
+    own = write_own_set(tmp_path / "own")
+
+    outcome = benchmark(None, own, workspace, **recorded, load=load_fake)
+
+    assert (outcome.other, outcome.changed, outcome.kept) == (["external"], {}, {})
+    assert "| own | 1 | U-Net | 0.667 |" in outcome.table
+    assert "JSRT" not in outcome.table
+    assert [path.name for path in outcome.written] == ["cases-external.csv"]
+    assert everything_in(recorded) == before
+
+
+def test_beside_other_films_the_recorded_bundle_is_still_compared(
+    bundle, workspace, recorded, tmp_path
+):
+    def load_moved(name: str, folder: Path) -> FakeRun:
+        return FakeRun(name, 3) if name == "pix2pix" else load_fake(name, folder)
+
+    before = everything_in(recorded)
+    own = write_own_set(tmp_path / "own")
+    outcome = benchmark(bundle, own, workspace, **recorded, load=load_moved)
+    assert outcome.other == ["external"]
+    assert outcome.changed["data.test.pix2pix.source=montgomery.both.dice.mean"] == (0.75, 0.625)
+    assert not any(name.startswith("external") for name in outcome.changed)
+    assert everything_in(recorded) == before
+
+
+def test_another_bundle_is_scored_and_not_recorded(bundle, workspace, recorded, tmp_path):
+    other = shutil.copytree(bundle, tmp_path / "bundle")
+    (case,) = load_manifest(other / "data_manifest.csv", "montgomery", "test")
+    write_png(other / "CXR_png" / case.image_file, np.full((512, 512), 200, np.uint8))
+    before = everything_in(recorded)
+
+    outcome = benchmark(other, None, tmp_path / "workspace", **recorded, load=load_fake)
+
+    assert (outcome.other, outcome.changed) == (["data"], {})
+    assert "| Montgomery | 1 | U-Net | 0.667 |" in outcome.table  # all is lung, half of it truly
+    assert everything_in(recorded) == before
+
+
+def test_the_first_set_that_is_scored_is_recorded(workspace, place, tmp_path):
+    own = write_own_set(tmp_path / "own")
+    outcome = benchmark(None, own, workspace, **place, load=load_fake)
+    assert outcome.other == []
+    assert "external" in json.loads((place["folder"] / "results.json").read_text())
 
 
 def refuse_to_load(name: str, folder: Path) -> FakeRun:
@@ -279,9 +366,17 @@ def test_a_mask_of_another_size_than_its_film_is_refused(workspace, place, tmp_p
     assert not (place["folder"] / "results.json").exists()
 
 
+def test_two_films_that_differ_in_their_suffix_alone_are_refused(tmp_path):
+    for name in ("images/B1.png", "images/B1.jpg", "images/B2.png", "masks/B1.png", "masks/B2.png"):
+        write_png(tmp_path / name, lungs())
+    with pytest.raises(LungsegError, match=r"B1\.jpg, B1\.png in .*images\n") as error:
+        find_films(tmp_path)
+    assert error.value.advice == "Keep one file of each name."
+
+
 @pytest.mark.parametrize(("changed", "code"), [({}, 0), ({"data.x.n": (1, 2)}, 1)])
 def test_the_exit_code_tells_whether_figures_changed(changed, code, monkeypatch, capsys):
-    outcome = Outcome({"cost": {}}, changed, {"external": False}, [])
+    outcome = Outcome({}, "| a table |", changed, {"external": False}, [], [])
     asked = []
     monkeypatch.setattr(command, "benchmark", lambda *paths: asked.append(paths) or outcome)
     assert command.main(["--data", "here", "--workspace", "there"]) == code
@@ -289,6 +384,18 @@ def test_the_exit_code_tells_whether_figures_changed(changed, code, monkeypatch,
     printed = capsys.readouterr().out
     assert "EXTERNAL was left out: its figures are kept as recorded, of OTHER WEIGHTS" in printed
     assert ("Changed: data.x.n was 1, now 2" in printed) == bool(changed)
+    assert f"{len(changed)} figures differ" in printed
+
+
+def test_the_command_says_that_other_films_are_not_recorded(monkeypatch, capsys):
+    outcome = Outcome({}, "| own |", {}, {}, ["external"], [Path("cases-external.csv")])
+    monkeypatch.setattr(command, "benchmark", lambda *paths: outcome)
+    assert command.main(["--external", "own"]) == 0
+    table, said, written = capsys.readouterr().out.splitlines()
+    assert (table, written) == ("| own |", "Wrote cases-external.csv")
+    assert said.startswith(
+        "EXTERNAL holds other X-rays or masks than the recorded ones, so nothing"
+    )
 
 
 def test_the_command_line_refuses_a_wrong_folder(tmp_path, capsys):

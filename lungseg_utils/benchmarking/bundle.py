@@ -14,14 +14,11 @@ from lungseg_utils.data.cases import Cases
 from lungseg_utils.data.pairing import Pairing, compress_ranges, pair_bundle
 from lungseg_utils.data.prepare import data_digest, prepare
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.evaluation.scoring import score_run
+from lungseg_utils.shipped import CROSS_SET, NETWORKS
 from lungseg_utils.workspace import Workspace
 
 SCORED_SIZE = 512
-NETWORKS = ("unet", "unetpp", "pix2pix")
 REFERENCE = "unet"
-# Trained on the one source alone, scored on all masks of the other.
-CROSS_SET = {"unet-shenzhen": "montgomery", "unet-montgomery": "shenzhen"}
 
 
 def pair_whole_bundle(folder: Path | str) -> Pairing:
@@ -44,7 +41,7 @@ def pair_whole_bundle(folder: Path | str) -> Pairing:
 
 def score_bundle(
     pairing: Pairing, workspace: Workspace, networks: Mapping[str, Network]
-) -> dict[str, object]:
+) -> tuple[dict[str, object], pd.DataFrame]:
     """Score the networks on the bundle.
 
     Args:
@@ -54,24 +51,27 @@ def score_bundle(
 
     Returns:
         `figures`: `test` and `cross` as of `figures_of`, `differences` as of `differences_of`;
-        `made_with`.
+        `made_with`. And the rows of `score_run` that they come from.
     """
     sizes = sorted({SCORED_SIZE, *(network.size for network in networks.values())})
     prepared = {size: prepare(pairing, workspace, size, overwrite=True) for size in sizes}
     _check_complete(pairing, prepared)
     test = np.flatnonzero(prepared[SCORED_SIZE].index["split"] == "test")
     scores = pd.concat([_score(networks[name], prepared, test) for name in NETWORKS])
-    cross = {}
-    for name, source in CROSS_SET.items():
-        found = figures_of(_score(networks[name], prepared, _masked(prepared, source)))
-        cross[name] = {"all": found[name]["all"]}
+    cross = {
+        name: _score(networks[name], prepared, _masked(prepared, source))
+        for name, source in CROSS_SET.items()
+    }
     figures = {
         "test": figures_of(scores),
         "differences": differences_of(scores, REFERENCE),
-        "cross": cross,
+        "cross": {name: {"all": figures_of(rows)[name]["all"]} for name, rows in cross.items()},
     }
-    inputs = data_digest(workspace, SCORED_SIZE)
-    return {"figures": figures, "made_with": made_with(networks, inputs)}
+    part = {
+        "figures": figures,
+        "made_with": made_with(networks, data_digest(workspace, SCORED_SIZE)),
+    }
+    return part, pd.concat([scores, *cross.values()], ignore_index=True)
 
 
 def _check_complete(pairing: Pairing, prepared: Mapping[int, Cases]) -> None:
@@ -87,8 +87,7 @@ def _check_complete(pairing: Pairing, prepared: Mapping[int, Cases]) -> None:
 
 def _score(network: Network, prepared: Mapping[int, Cases], rows: np.ndarray) -> pd.DataFrame:
     # All sizes are of the same pairing, so that a row is the same case in each.
-    truth, seen = prepared[SCORED_SIZE].take(rows), prepared[network.size].images
-    return score_run(network.run.name, truth.ids, network.predict(seen[rows]), truth)
+    return network.score(prepared[network.size].images[rows], prepared[SCORED_SIZE].take(rows))
 
 
 def _masked(prepared: Mapping[int, Cases], source: str) -> np.ndarray:

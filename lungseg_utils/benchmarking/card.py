@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from lungseg_utils.benchmarking.bundle import CROSS_SET, NETWORKS, REFERENCE
+from lungseg_utils.benchmarking.bundle import REFERENCE
 from lungseg_utils.benchmarking.figures import SOUND_SHENZHEN
-from lungseg_utils.benchmarking.markdown import NAMES, figure, table
+from lungseg_utils.benchmarking.markdown import NAMES, difference, figure, table
 from lungseg_utils.evaluation.intervals import MINIMUM_PATIENTS, RESAMPLES
 from lungseg_utils.evaluation.summaries import HEADLINE
 from lungseg_utils.records import differing
+from lungseg_utils.shipped import CROSS_SET, NETWORKS
 
 FAILURES = "## Where it fails"
 NOT_WRITTEN = "Not written yet."
+# Early stopping looks at the bare prediction, so that the row compares no networks.
+BEST_DICE = "best epoch's Dice on its validation images, at its own size, not post-processed"
 _GROUPS = {
     "all": "all",
     "source=montgomery": "Montgomery",
@@ -133,17 +136,21 @@ def _settings(record: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     yield "validation images", data["val_cases"]
     yield "epochs run", record["epochs_run"]
     yield "best epoch", record["best_epoch"]
-    yield "Dice on validation images", f"{record['best_val_dice']:.4f}"
+    yield BEST_DICE, f"{record['best_val_dice']:.4f}"
     half = record.get("half_size", {})
     if half:
         yield "epochs run at half the size", half["epochs_run"]
         yield "best epoch at half the size", half["best_epoch"]
-        yield "its Dice on validation images", f"{half['best_val_dice']:.4f}"
+        yield "its Dice at half the size, likewise", f"{half['best_val_dice']:.4f}"
     seconds = record["training_seconds"] + half.get("training_seconds", 0)
     yield "minutes of training", round(seconds / 60)
     yield "precision used", record["dtype_policy"]
+    config = record["config"]
+    if config["model"] == "pix2pix":
+        # It brings its own loss, whatever the configuration says.
+        config = config | {"loss": "adversarial + L1"}
     # Against nothing, all settings differ: nested ones come with their names joined.
-    for name, (_, value) in differing({}, record["config"]).items():
+    for name, (_, value) in differing({}, config).items():
         if value != {}:
             yield f"`{name}`", str(value)
 
@@ -200,7 +207,12 @@ def _dice_row(title: str, records: list[Mapping[str, object]]) -> tuple[object, 
 
 def _differences(differences: Mapping[str, dict]) -> str:
     rows = [
-        (NAMES[name], _GROUPS[group], *_cells(record))
+        (
+            NAMES[name],
+            _GROUPS[group],
+            record["n"],
+            *(difference(record, metric) for metric in HEADLINE),
+        )
         for name, groups in differences.items()
         for group, record in groups.items()
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from lungseg_utils.data.imaging import read_image, read_mask, resize_image
 from lungseg_utils.data.manifest import Case
 from lungseg_utils.data.pairing import compress_ranges, list_images
 from lungseg_utils.data.parallel import map_in_threads
-from lungseg_utils.errors import ImageFileError, MissingInputError
+from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
 from lungseg_utils.evaluation.scoring import score_run
 from lungseg_utils.records import digest_of, file_sha256
 
@@ -51,12 +52,10 @@ def find_films(folder: Path | str) -> list[Film]:
 
     Raises:
         MissingInputError: A folder is missing or empty, or a film or a mask has no partner.
+        LungsegError: Two files of a folder differ in their suffix alone.
     """
     folder = Path(folder)
-    images, masks = (
-        {path.stem: path for path in list_images(folder / name)}
-        for name in (IMAGE_FOLDER, MASK_FOLDER)
-    )
+    images, masks = (_by_name(folder / name) for name in (IMAGE_FOLDER, MASK_FOLDER))
     alone = sorted({*images} ^ {*masks})
     if alone or not images:
         counts = f"{len(images)} images and {len(masks)} masks in {folder}"
@@ -70,7 +69,22 @@ def find_films(folder: Path | str) -> list[Film]:
     return [Film(name, images[name], masks[name]) for name in sorted(images)]
 
 
-def score_external(films: Sequence[Film], networks: Mapping[str, Network]) -> dict[str, object]:
+def _by_name(folder: Path) -> dict[str, Path]:
+    """The images of a folder by their names without suffix."""
+    paths = list_images(folder)
+    counts = Counter(path.stem for path in paths)
+    if twice := [path.name for path in paths if counts[path.stem] > 1]:
+        raise LungsegError(
+            "Each file of an external set has a name of its own, whatever its suffix.",
+            f"{', '.join(twice)} in {folder}",
+            "Keep one file of each name.",
+        )
+    return {path.stem: path for path in paths}
+
+
+def score_external(
+    films: Sequence[Film], networks: Mapping[str, Network]
+) -> tuple[dict[str, object], pd.DataFrame]:
     """Score networks on an external set, each film at its own size and as a patient of its own.
 
     Args:
@@ -79,21 +93,21 @@ def score_external(films: Sequence[Film], networks: Mapping[str, Network]) -> di
 
     Returns:
         `figures`: network to region to record, as in `figures_of`, distances in the films' own
-        pixels; `size`: that of the films, None where they differ; `made_with`.
+        pixels; `size`: that of the films, None where they differ; `made_with`. And the rows of
+        `score_run` that they come from.
 
     Raises:
         ImageFileError: A file cannot be read, or a mask has another size than its film.
     """
     sizes = map_in_threads(_checked_size, films, "Checking films")
-    figures = {}
-    for name, network in networks.items():
-        figures[name] = figures_of(_score(network, films))[name]["all"]
+    scores = pd.concat([_score(network, films) for network in networks.values()], ignore_index=True)
     digests = {film.name: [file_sha256(film.image), file_sha256(film.mask)] for film in films}
-    return {
-        "figures": figures,
+    part = {
+        "figures": {name: groups["all"] for name, groups in figures_of(scores).items()},
         "size": list(sizes[0]) if len(set(sizes)) == 1 else None,
         "made_with": made_with(networks, digest_of(digests)),
     }
+    return part, scores
 
 
 def _checked_size(film: Film) -> tuple[int, int]:

@@ -58,7 +58,7 @@ def differences_of(scores: pd.DataFrame, reference: str) -> dict[str, dict]:
 
 
 def changed_figures(recorded: dict, found: dict) -> dict[str, tuple[object, object]]:
-    """List the figures that differ by more than half of the last digit that tables show.
+    """List the figures that differ by more than half of the last digit that tables of means show.
 
     That is 0.0005 for Dice, IoU and accuracy, 0.05 for HD95 and 0.005 for ASSD. Counts must be
     the same.

@@ -16,6 +16,8 @@ NAMES = {
     "unet-shenzhen": "U-Net of Shenzhen",
     "unet-montgomery": "U-Net of Montgomery",
 }
+_DIGITS = {metric: digits for metric, (_, digits) in HEADLINE.items()}
+_DIFFERENCE_DIGITS = _DIGITS | {"dice": 4, "iou": 4, "accuracy": 4}
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 _MARKED = re.compile(rf"(?<={re.escape(BEGIN)}\n).*?(?=^{re.escape(END)}$)", re.DOTALL | re.M)
 
@@ -36,11 +38,20 @@ def figure(record: Mapping[str, object], metric: str, interval: bool = True) -> 
     """
     if metric not in record:
         return "–"
-    mean, low, high = (_number(record[metric][name]) for name in ("mean", "low", "high"))
+    digits = _DIGITS[metric]
     if not interval:
-        low = high = math.nan
-    digits = HEADLINE[metric.replace("_mm", "_px")][1]
-    return format_interval(mean, low, high, digits).replace("-", "−")
+        return _shown({"mean": record[metric]["mean"]}, digits)
+    return _shown(record[metric], digits)
+
+
+def difference(record: Mapping[str, object], metric: str) -> str:
+    """A difference as `figure` shows it, but of Dice, IoU and accuracy with 4 decimals.
+
+    Args:
+        record: With `mean`, `low` and `high` of each metric.
+        metric: One of them.
+    """
+    return _shown(record[metric], _DIFFERENCE_DIGITS[metric]) if metric in record else "–"
 
 
 def marked(text: str) -> str:
@@ -69,5 +80,11 @@ def replace_marked(text: str, results: str) -> str:
     return _MARKED.sub(lambda _: results, text)
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def _shown(values: Mapping[str, float | None], digits: int) -> str:
+    mean, low, high = (_rounded(values.get(name), digits) for name in ("mean", "low", "high"))
+    return format_interval(mean, low, high, digits).replace("-", "−")
+
+
+def _rounded(value: float | None, digits: int) -> float:
+    # Adding zero takes the sign from a negative one.
+    return math.nan if value is None else round(value, digits) + 0.0

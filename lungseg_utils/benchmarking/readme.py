@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from lungseg_utils.benchmarking.bundle import CROSS_SET, NETWORKS, REFERENCE
-from lungseg_utils.benchmarking.markdown import NAMES, figure, table
+from lungseg_utils.benchmarking.bundle import REFERENCE
+from lungseg_utils.benchmarking.markdown import NAMES, difference, figure, table
 from lungseg_utils.evaluation.intervals import MINIMUM_PATIENTS
+from lungseg_utils.shipped import CROSS_SET, NETWORKS
 
 # What is scored, as the table calls it, by the group of the figures.
 _GROUPS = {
@@ -29,23 +30,39 @@ _PUBLISHED = (
     "–",
     "–",
 )
+JSRT = "JSRT"
 _HEADER = ("scored on", "n", "network", "Dice", "IoU", "HD95", "ASSD")
 
 
-def render_readme_table(results: Mapping[str, dict]) -> str:
+def render_readme_results(results: Mapping[str, dict], weights: Mapping[str, dict]) -> str:
     """The README's results, between its markers.
 
     Args:
         results: The recorded results, with `data`, `external` or both.
+        weights: `weights.json`: a record for each network.
 
     Returns:
         Markdown, ending with a line break.
     """
-    parts = [_introduction(results), table(_HEADER, _rows(results))]
+    parts = [_introduction(results), render_scores(results, weights, JSRT)]
     if "data" in results:
         figures = results["data"]["figures"]
         parts += [_per_lung(figures["test"]), _notes(figures)]
     return "\n".join(parts)
+
+
+def render_scores(results: Mapping[str, dict], weights: Mapping[str, dict], external: str) -> str:
+    """The table of the scores alone.
+
+    Args:
+        results: With `data`, `external` or both.
+        weights: `weights.json`.
+        external: What the external set is called.
+
+    Returns:
+        Markdown, ending with a line break.
+    """
+    return table(_HEADER, _rows(results, weights, external))
 
 
 def _introduction(results: Mapping[str, dict]) -> str:
@@ -60,24 +77,32 @@ def _introduction(results: Mapping[str, dict]) -> str:
     )
 
 
-def _rows(results: Mapping[str, dict]) -> Iterator[tuple[object, ...]]:
+def _rows(
+    results: Mapping[str, dict], weights: Mapping[str, dict], external: str
+) -> Iterator[tuple[object, ...]]:
     data = results["data"]["figures"] if "data" in results else {}
     if data:
         for group, title in _GROUPS.items():
             for name in NETWORKS:
                 if group in data["test"][name]:
-                    yield _row(title, name, data["test"][name][group]["both"])
+                    yield _row(title, NAMES[name], data["test"][name][group]["both"])
         yield _PUBLISHED
     if "external" in results:
         for name in NETWORKS:
-            yield _row("JSRT", name, results["external"]["figures"][name]["both"])
+            yield _row(external, NAMES[name], results["external"]["figures"][name]["both"])
     for name in CROSS_SET if data else ():
-        yield _row(_CROSS[name], "unet", data["cross"][name]["all"]["both"])
+        record = data["cross"][name]["all"]["both"]
+        yield _row(_CROSS[name], _cross_set_network(name, weights), record)
 
 
-def _row(title: str, name: str, record: Mapping[str, object]) -> tuple[object, ...]:
+def _cross_set_network(name: str, weights: Mapping[str, dict]) -> str:
+    size, usual = (weights[key]["config"]["size"] for key in (name, REFERENCE))
+    return NAMES[REFERENCE] if size == usual else f"{NAMES[REFERENCE]}, {size}×{size}"
+
+
+def _row(title: str, network: str, record: Mapping[str, object]) -> tuple[object, ...]:
     means = (figure(record, metric, interval=False) for metric in ("iou", "hd95_px", "assd_px"))
-    return (title, record["n"], NAMES[name], figure(record, "dice"), *means)
+    return (title, record["n"], network, figure(record, "dice"), *means)
 
 
 def _per_lung(test: Mapping[str, dict]) -> str:
@@ -92,7 +117,7 @@ def _per_lung(test: Mapping[str, dict]) -> str:
 
 def _notes(figures: Mapping[str, dict]) -> str:
     differences = ", ".join(
-        f"{NAMES[name]} {figure(groups['all'], 'dice')}"
+        f"{NAMES[name]} {difference(groups['all'], 'dice')}"
         for name, groups in figures["differences"].items()
     )
     return (
