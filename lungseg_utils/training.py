@@ -53,10 +53,10 @@ _OF_HALF_SIZE = ("epochs_run", "best_epoch", "best_val_dice", "training_seconds"
 class BatchDataset(keras.utils.PyDataset):
     """`CaseBatches` as Keras wants them; `epoch` is set before an epoch begins."""
 
-    def __init__(self, batches: CaseBatches, epoch: int = 0) -> None:
+    def __init__(self, batches: CaseBatches, epoch: int = 0, workers: int = 2) -> None:
         # With workers of its own, Keras turns off tf.data's autotuning, whose shutdown at the
         # end of an epoch was seen to stall for up to a minute on a busy machine.
-        super().__init__(workers=2, use_multiprocessing=False, max_queue_size=4)
+        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=4)
         self.batches, self.epoch = batches, epoch
 
     def __len__(self) -> int:
@@ -202,7 +202,9 @@ def _fit(
     tensorboard: bool,
 ) -> None:
     first_epoch = keeper.progress.epoch
-    dataset = BatchDataset(train_batches, epoch=first_epoch)
+    # Under MirroredStrategy, Keras' workers draw on past an epoch's end, before the next is set.
+    workers = 1 if config.distribute == "mirrored" else 2
+    dataset = BatchDataset(train_batches, first_epoch, workers)
     callbacks = [
         EpochClock(dataset),
         DivergenceGuard(),

@@ -27,6 +27,7 @@ from lungseg_utils.training import BatchDataset, compile_model, train
 from tests.tiny import tiny_cases
 
 TRAIN, VAL = tiny_cases(8, seed=0), tiny_cases(4, seed=1, split="val")
+MORE = tiny_cases(12)  # six batches of two, more than Keras' queue of four holds
 OPTIONS = {"base_filters": 4, "depth": 2, "normalisation": "batch", "dropout": 0.2}
 # Before a batch normalisation a bias has no gradient but rounding errors, which Adam blows up to
 # full steps: where weights are compared, there is none.
@@ -346,26 +347,33 @@ import sys
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.test_training import TRAIN, VAL, two_device_config
+from tests.test_training import MORE, VAL, two_device_config
 from lungseg_utils.training import train
-train(two_device_config("mirrored", epochs=int(sys.argv[2])), TRAIN, VAL, sys.argv[1])
+train(two_device_config("mirrored", epochs=int(sys.argv[2])), MORE, VAL, sys.argv[1])
 assert len(tf.config.list_logical_devices("CPU")) == 2
 """
-    for epochs in ("1", "2"):
+    # Three epochs in two processes: the second one must change its batches between two epochs.
+    for epochs in ("1", "3"):
         command = [sys.executable, "-c", script, str(tmp_path / "two"), epochs]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
     two = load_run(tmp_path / "two").history
 
-    one = train(two_device_config("none", epochs=2), TRAIN, VAL, tmp_path / "one").history
+    one = train(two_device_config("none", epochs=3), MORE, VAL, tmp_path / "one").history
 
-    assert list(two["epoch"]) == [1, 2]
+    assert list(two["epoch"]) == [1, 2, 3]
     np.testing.assert_allclose(two[["loss", "val_loss"]], one[["loss", "val_loss"]], rtol=1e-3)
 
 
 def two_device_config(distribute: str, epochs: int) -> TrainingConfig:
     options = {**COMPARABLE, "dropout": 0.0}
-    return tiny_config(distribute=distribute, epochs=epochs, model_options=options)
+    return tiny_config(
+        distribute=distribute,
+        epochs=epochs,
+        model_options=options,
+        batch_size=2,
+        augmentation=Augmentation(),
+    )
 
 
 def test_prediction_file_follows_the_run_and_is_not_made_twice(trained):
