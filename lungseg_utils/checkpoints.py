@@ -80,7 +80,7 @@ def restore_checkpoint(path: Path, model: keras.Model) -> Progress:
         raise LungsegError(
             "A checkpoint must be whole to be continued.",
             f"{path} ({error})",
-            "Delete it to start this run anew, or pass OVERWRITE.",
+            "Delete it to start this run anew.",
         ) from error
     variables = _variables(model)
     wanted, found = [tuple(v.shape) for v in variables], [v.shape for v in values]

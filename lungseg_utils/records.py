@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from lungseg_utils.errors import StaleOutputError, StorageError
+from lungseg_utils.errors import LungsegError, StaleOutputError, StorageError
 from lungseg_utils.storage import explained, flush_to_disk, retry_passing
 
 _ABSENT = "(absent)"
@@ -122,6 +122,29 @@ def write_json(path: Path | str, data: dict, make_folder: bool = True) -> Path:
 def read_json(path: Path | str) -> dict:
     """Read a JSON file written by `write_json`."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def require_record(path: Path | str, keys: Collection[str], rule: str, advice: str) -> dict:
+    """Read a JSON file that may have been damaged since it was written.
+
+    Args:
+        path: The file, which is there.
+        keys: What it must hold.
+        rule: What must hold of the file, for the message.
+        advice: What the user can do where it is damaged.
+
+    Raises:
+        LungsegError: It is no JSON, or lacks a key.
+    """
+    try:
+        record = read_json(path)
+    except ValueError as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise LungsegError(rule, f"{path} ({reason})", advice) from error
+    missing = sorted(set(keys) - set(record)) if isinstance(record, dict) else sorted(keys)
+    if missing:
+        raise LungsegError(rule, f"{path} (it lacks {', '.join(missing)})", advice)
+    return record
 
 
 def file_sha256(path: Path | str) -> str:

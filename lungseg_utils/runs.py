@@ -10,9 +10,10 @@ import pandas as pd
 
 from lungseg_utils.config import TrainingConfig
 from lungseg_utils.errors import LungsegError, MissingInputError
-from lungseg_utils.records import file_sha256, read_json
+from lungseg_utils.records import file_sha256, require_record
 
 RECORD = "run.json"
+_WHOLE = f"A run's {RECORD} is whole, as the training wrote it."
 BEST = "best.weights.h5"
 HISTORY = "history.csv"
 HALF_SIZE = "half_size"  # in a run's folder, that of its first stage
@@ -74,7 +75,7 @@ class Run:
             raise LungsegError(
                 "A run's weights must be whole and fit the network that run.json describes.",
                 f"{self.best_weights} ({error})",
-                f"Train the run again with OVERWRITE in notebook {NOTEBOOKS[self.config.model]}.",
+                train_again(self.folder),
             ) from error
         return model
 
@@ -109,17 +110,32 @@ def load_run(folder: Path | str) -> Run:
             f"no run with weights in {folder}",
             f"Run notebook {notebook} first, or check RUN_NAME and WORKSPACE.",
         )
+    record = read_run_record(folder, "config")
     try:
-        record = read_json(folder / RECORD)
         return Run(folder, TrainingConfig.from_dict(record["config"]), record)
     except LungsegError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LungsegError(
-            f"A run's {RECORD} is whole, as the training wrote it.",
-            f"{folder / RECORD} ({type(error).__name__}: {error})",
-            "Restore the file, or train the run again.",
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise LungsegError(_WHOLE, f"{folder / RECORD} ({reason})", train_again(folder)) from error
+
+
+def read_run_record(folder: Path, *keys: str) -> dict:
+    """Read a run's `run.json`.
+
+    Args:
+        folder: The run's folder.
+        *keys: What the record must hold.
+
+    Raises:
+        LungsegError: It is damaged, or lacks a key.
+    """
+    return require_record(folder / RECORD, keys, _WHOLE, train_again(folder))
+
+
+def train_again(folder: Path) -> str:
+    """Advice for a damaged run: `overwrite` alone leaves a run of the same parameters as it is."""
+    return f"Delete the folder {folder} and run the notebook again that trained it."
 
 
 def stage_histories(runs: Iterable[Run]) -> dict[str, dict[str, pd.DataFrame]]:

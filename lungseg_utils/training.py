@@ -40,11 +40,10 @@ from lungseg_utils.records import (
     check_reusable,
     discard_folder,
     file_sha256,
-    read_json,
     remove_partial,
     write_json,
 )
-from lungseg_utils.runs import BEST, HALF_SIZE, RECORD, Run, load_run
+from lungseg_utils.runs import BEST, HALF_SIZE, RECORD, Run, load_run, read_run_record
 from lungseg_utils.storage import explained
 
 _OF_HALF_SIZE = ("epochs_run", "best_epoch", "best_val_dice", "training_seconds")
@@ -98,6 +97,7 @@ def train(
 
     Raises:
         StaleOutputError: The folder holds a run with other parameters or data.
+        LungsegError: `run.json` or the checkpoint is damaged; says what to delete.
         TrainingDivergedError: The loss became NaN or infinite.
         MemoryExhaustedError: The network or a batch does not fit; names what to lower.
         StorageError: The folder is full, read-only or gone; says where the checkpoint is kept.
@@ -289,10 +289,9 @@ def _matching_record(folder: Path, config: TrainingConfig, train: Cases, val: Ca
             "val_cases": len(val),
         },
     }
-    path = folder / RECORD
-    if not path.is_file():
+    if not (folder / RECORD).is_file():
         return {"name": folder.name, **inputs, "started": _now()}
-    record = read_json(path)
+    record = read_run_record(folder, *inputs)
     advice = "Choose another RUN_NAME, or pass OVERWRITE to delete the old run."
     known = {key: record[key] for key in inputs}
     check_reusable(known, inputs, f"runs/{folder.name}", advice, ignore=["config.epochs"])

@@ -128,9 +128,9 @@ def check_prepared(folder: Path) -> Iterator[Damage]:
 
 def check_run(folder: Path) -> Iterator[Damage]:
     """Check a run: `run.json`, history, weights, checkpoint, predictions, and its first stage."""
-    from lungseg_utils.runs import BEST, RECORD
+    from lungseg_utils.runs import BEST, RECORD, train_again
 
-    again = "Train the run again with OVERWRITE, in the notebook that trained it."
+    again = train_again(folder)
     record = {}
 
     def read_run() -> str:

@@ -24,6 +24,7 @@ from lungseg_utils.records import (
     publish_folder,
     read_json,
     remove_partial,
+    require_record,
     write_atomically,
     write_json,
 )
@@ -170,6 +171,19 @@ def test_json_comes_back_as_it_was_and_is_readable(tmp_path: Path):
     path = write_json(tmp_path / "a.json", data)
     assert read_json(path) == data
     assert "Größe" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "JSONDecodeError"), ("[]", "it lacks a, b"), ('{"a": 1}', "it lacks b")],
+)
+def test_a_damaged_record_is_explained(tmp_path: Path, text: str, said: str):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(LungsegError, match=said) as caught:
+        require_record(path, ("a", "b"), "It is whole.", "Delete it.")
+    assert (caught.value.rule, caught.value.advice) == ("It is whole.", "Delete it.")
+    assert str(path) in caught.value.received
 
 
 def test_json_refuses_nan(tmp_path: Path):

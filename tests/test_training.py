@@ -410,12 +410,35 @@ def test_missing_run_and_missing_predictions_name_the_notebook(tmp_path, trained
         load_predictions(trained.folder, "test")
 
 
-def test_damaged_weights_are_refused(tmp_path):
-    run = train(tiny_config(epochs=1), TRAIN, VAL, tmp_path / "unet")
+def test_a_damaged_run_is_mended_as_its_errors_advise(tmp_path):
+    folder, config = tmp_path / "unet", tiny_config(epochs=1)
+    run = train(config, TRAIN, VAL, folder)
     run.best_weights.write_bytes(run.best_weights.read_bytes()[:500])
+    (folder / "run.json").write_text("{")
 
-    with pytest.raises(LungsegError, match=r"best\.weights\.h5"):
+    with pytest.raises(LungsegError, match=r"best\.weights\.h5") as weights:
         run.load_model()
+    for overwrite in (False, True):
+        with pytest.raises(LungsegError, match=r"run\.json \(JSONDecodeError") as record:
+            train(config, TRAIN, VAL, folder, overwrite)
+    assert weights.value.advice == record.value.advice
+    assert record.value.advice.startswith(f"Delete the folder {folder} ")
+
+    shutil.rmtree(folder)
+    train(config, TRAIN, VAL, folder).load_model()
+
+
+def test_a_run_with_a_damaged_checkpoint_starts_anew_without_it(tmp_path):
+    folder = tmp_path / "unet"
+    train(tiny_config(epochs=1), TRAIN, VAL, folder)
+    (folder / LAST).write_bytes(b"PK")
+
+    with pytest.raises(LungsegError) as caught:
+        train(tiny_config(epochs=2), TRAIN, VAL, folder, overwrite=True)
+    assert caught.value.advice == "Delete it to start this run anew."
+
+    (folder / LAST).unlink()
+    assert list(train(tiny_config(epochs=2), TRAIN, VAL, folder).history["epoch"]) == [1, 2]
 
 
 def test_tensorboard_writes_into_the_run_where_it_is_installed(tmp_path, monkeypatch):

@@ -119,6 +119,14 @@ def test_a_cut_or_empty_file_is_found(root: Path, name: str, left: float):
     assert any(path.is_relative_to(damage.path) for damage in verify_workspace(root).damaged)
 
 
+@pytest.mark.parametrize("name", ["run.json", "best.weights.h5"])
+def test_of_a_damaged_run_the_folder_to_delete_is_named(root: Path, name: str):
+    (root / "runs" / "unet" / name).write_text("{")
+    damage = verify_workspace(root).damaged[0]
+    assert damage.path.name == name
+    assert f"Delete the folder {root / 'runs' / 'unet'} " in damage.remedy
+
+
 def test_what_is_gone_or_came_later_is_named(root: Path):
     images = root / "scratch" / "raw" / "phantom" / "CXR_png"
     (images / "MCUCXR_9001_0.png").rename(images / "MCUCXR_9999_0.png")
