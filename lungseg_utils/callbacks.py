@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -110,8 +112,9 @@ class Checkpointing(keras.callbacks.Callback):
     """Keeps history, best and last weights, and stops when patience runs out.
 
     History and best weights are written after the epoch they belong to, the last weights every
-    five minutes and at the end; an interrupted run goes on from there. Where the folder is full
-    or gone, all of that is kept in one file on the local disk, and the training stops.
+    five minutes and at the end; an interrupted run goes on from there. Where a disk is full or
+    gone, all of that is kept in one file, in the folder or else on the local disk, and the
+    training stops.
 
     Keras' `BackupAndRestore`, `ModelCheckpoint` and `EarlyStopping` each keep a state of
     their own and forget it on a restart; here it is one state in one file.
@@ -164,7 +167,7 @@ class Checkpointing(keras.callbacks.Callback):
         try:
             self._write(improved)
         except StorageError as error:
-            raise self._kept_locally(error) from error
+            raise self._kept(error) from error
 
     def _write(self, improved: bool) -> None:
         """The checkpoint comes last, so that it never promises too much."""
@@ -176,31 +179,47 @@ class Checkpointing(keras.callbacks.Callback):
             save_checkpoint(self.folder / LAST, self.model, self.progress)
             self.saved = time.monotonic()
 
-    def _kept_locally(self, error: StorageError) -> StorageError:
-        try:
-            with explained(self.local):
-                self.local.parent.mkdir(parents=True, exist_ok=True)
-            save_checkpoint(self.local, self.model, self.progress)
-        except StorageError:
-            return error  # the last checkpoint in the folder is all there is
-        return StorageError(
-            error.rule,
-            error.received,
-            f"{error.advice} The training up to epoch {self.progress.epoch} is kept in "
-            f"{self.local}: the same call copies it into the run and goes on from there.",
-        )
+    def _kept(self, error: StorageError) -> StorageError:
+        """Write the checkpoint where there is room; the error, and where it is kept."""
+        # The full disk may be the local one, over which the best weights go.
+        for place in (self.folder / LAST, self.local):
+            with contextlib.suppress(StorageError):
+                self._keep_at(place)
+                return StorageError(
+                    error.rule,
+                    error.received,
+                    f"{error.advice} The training up to epoch {self.progress.epoch} is kept in "
+                    f"{place}: the same call goes on from there.",
+                )
+        return error  # the last checkpoint in the folder is all there is
+
+    def _keep_at(self, place: Path) -> None:
+        if place == self.local:
+            with explained(place):
+                place.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(place, self.model, self.progress)
 
 
 def write_best(folder: Path, best_model: keras.Model, progress: Progress) -> None:
     """Write the weights of the best epoch; `best_model` is an uncompiled copy of the network."""
     best_model.set_weights(progress.best_weights)
+    size = sum(array.nbytes for array in progress.best_weights)
     # HDF5 kills the process on a disk that fills up; so it writes where room was made sure of.
-    with tempfile.TemporaryDirectory(prefix="lungseg-", ignore_cleanup_errors=True) as local:
-        size = sum(array.nbytes for array in progress.best_weights)
-        require_space(Path(local), 2 * size + 2**20, "A copy of the best weights")
-        best_model.save_weights(Path(local) / BEST)
-        write = partial(shutil.copyfile, Path(local) / BEST)
+    with _local_folder(2 * size + 2**20) as local:
+        best_model.save_weights(local / BEST)
+        write = partial(shutil.copyfile, local / BEST)
         write_atomically(folder / BEST, write, make_folder=False)
+
+
+@contextlib.contextmanager
+def _local_folder(needed: int) -> Iterator[Path]:
+    """A folder on the local disk, for a while, with room for that many bytes."""
+    place = Path(tempfile.gettempdir())
+    advice = "Free some space there, or set TMPDIR to a folder on another disk."
+    with explained(place):
+        require_space(place, needed, "A copy of the best weights", advice)
+        with tempfile.TemporaryDirectory(prefix="lungseg-", ignore_cleanup_errors=True) as local:
+            yield Path(local)
 
 
 def write_history(folder: Path, progress: Progress) -> None:

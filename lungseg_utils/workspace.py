@@ -8,9 +8,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import LungsegError, StorageError
 
 DRIVE_MOUNT = "/content/drive"
+_FREE_SOME = "Free some space, or choose a WORKSPACE on another disk."
 
 
 @dataclass(frozen=True)
@@ -145,23 +146,24 @@ def open_workspace(path: str | Path = "", drive: str = DRIVE_MOUNT) -> Workspace
     return Workspace(root, scratch)
 
 
-def require_space(folder: Path, needed: int, what: str) -> None:
+def require_space(folder: Path, needed: int, what: str, advice: str = _FREE_SOME) -> None:
     """Refuse to start writing what the disk cannot hold.
 
     Args:
         folder: An existing folder on that disk.
         needed: Bytes.
         what: What is to be written, for the message.
+        advice: What the user can do.
 
     Raises:
-        LungsegError: Less is free.
+        StorageError: Less is free.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise LungsegError(
+        raise StorageError(
             f"{what} needs {needed / 1e6:.1f} MB of free disk space.",
             f"{free / 1e6:.1f} MB free at {folder}",
-            "Free some space, or choose a WORKSPACE on another disk.",
+            advice,
         )
 
 

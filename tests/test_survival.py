@@ -6,6 +6,7 @@ import errno
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
-from lungseg_utils import callbacks, locks, records, storage
+from lungseg_utils import callbacks, locks, records, storage, workspace
 from lungseg_utils.checkpoints import LAST, local_path
 from lungseg_utils.config import TrainingConfig
 from lungseg_utils.data.augmentation import Augmentation
@@ -215,6 +216,28 @@ def test_a_full_drive_leaves_the_checkpoint_of_before_and_keeps_the_last_one(tmp
 
     shutil.rmtree(tmp_path / "local" / "lungseg_scratch")
     assert train(config, TRAIN, VAL, folder).record["epochs_run"] == 2
+
+
+@pytest.mark.parametrize("fault", ["no room", "no folder"])
+def test_a_full_local_disk_is_named_and_costs_nothing(
+    tmp_path, monkeypatch, local_disk, undisturbed, fault
+):
+    config, folder = tiny_config(), tmp_path / "unet"
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError) as caught:
+        if fault == "no room":
+            patch.setattr(workspace.shutil, "disk_usage", lambda place: SimpleNamespace(free=0))
+        else:
+            patch.setattr(tempfile, "mkdtemp", full)
+        train(config, TRAIN, VAL, folder)
+    assert str(local_disk) in caught.value.received
+    assert f"up to epoch 1 is kept in {folder / LAST}" in caught.value.advice
+    assert not list(local_disk.rglob("*.npz"))
+
+    check_same(train(config, TRAIN, VAL, folder), undisturbed)
 
 
 def test_a_checkpoint_on_the_local_disk_is_taken_by_its_own_run_only(tmp_path):
