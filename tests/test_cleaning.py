@@ -185,6 +185,29 @@ def test_other_parameters_need_another_folder_or_overwrite(tmp_path):
     assert read_mask(tmp_path / "out" / "masks" / "a.png").shape == (32, 32)
 
 
+def test_overwriting_leaves_nothing_of_another_input_folder(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    save(tmp_path / "first" / "a.png", disc())
+    save(tmp_path / "second" / "b.png", disc())
+    clean_folder(tmp_path / "first", out)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cleaning, "clean_image", lambda *_, **__: raise_interrupt())
+        clean_folder(tmp_path / "second", out, overwrite=True)
+    assert not (out / "cleaned.csv").exists() and not list(out.rglob("*.png"))
+
+    clean_folder(tmp_path / "first", out, overwrite=True)
+    clean_folder(tmp_path / "second", out, overwrite=True)
+    assert [path.relative_to(out).as_posix() for path in sorted(out.rglob("*.png"))] == [
+        "images/b.png",
+        "masks/b.png",
+    ]
+
+
+def raise_interrupt():
+    raise KeyboardInterrupt
+
+
 def test_a_killed_call_leaves_nothing_that_counts_for_other_parameters(tmp_path, monkeypatch):
     for name in "ab":
         save(tmp_path / "in" / f"{name}.png", disc())

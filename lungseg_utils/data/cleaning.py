@@ -19,6 +19,7 @@ from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
 from lungseg_utils.locks import hold
 from lungseg_utils.records import (
     check_reusable,
+    discard_folder,
     file_sha256,
     read_json,
     write_atomically,
@@ -144,7 +145,7 @@ def clean_folder(
         size: As in `clean_image`.
         sigma: As in `clean_image`.
         smallest_part: As in `clean_image`.
-        overwrite: Clean everything again, whatever `out` holds.
+        overwrite: Clean everything again; what an earlier call wrote to `out` is removed first.
 
     Returns:
         A row a file: file (relative to `folder`), width and height in pixels, background
@@ -162,10 +163,19 @@ def clean_folder(
     names = _output_names(_list_images(folder, out))
     parameters = {"size": size, "sigma": sigma, "smallest_part": smallest_part}
     with hold(out / _TABLE, "cleaning"), explained(out):
+        if overwrite:
+            _discard(out)
         done = {} if overwrite else _load_done(out, parameters)
         # Before the first file: none of these may be taken for one of other parameters later.
         _save(out, parameters, done)
         return _clean_all(folder, out, names, parameters, done)
+
+
+def _discard(out: Path) -> None:
+    """Remove what an earlier call left, the table that lists it first."""
+    (out / _TABLE).unlink(missing_ok=True)
+    for kind in ("images", "masks"):
+        discard_folder(out / kind)
 
 
 def _clean_all(
