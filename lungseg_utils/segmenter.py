@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 
 from lungseg_utils.data.image_files import SUFFIXES
 from lungseg_utils.data.imaging import read_image, resize_image, resize_probability
+from lungseg_utils.data.output_names import name_outputs
 from lungseg_utils.errors import ImageFileError, MissingInputError
 from lungseg_utils.evaluation.polarity import doubt, lungs_are_bright
 from lungseg_utils.evaluation.postprocess import clean_mask, to_mask
@@ -138,7 +138,8 @@ class Segmenter:
         Args:
             folder: X-rays, or a single file.
             out: Gets `masks/<name>_mask.png` (0 and 255, the X-ray's own size),
-                `overlays/<name>_overlay.png` and `segmented.csv`.
+                `overlays/<name>_overlay.png` and `segmented.csv`. The names are those of
+                `name_outputs`.
 
         Returns:
             A row a file: `file`, `width`, `height`, `lung_fraction`, `inverted` (as in
@@ -162,17 +163,17 @@ class Segmenter:
         return table
 
     def _segment_all(self, paths: list[Path], out: Path) -> pd.DataFrame:
-        # a.png and a.jpg must not share a mask, nor A.png and a.png where case does not count.
-        stems = Counter(path.stem.lower() for path in paths)
         rows = []
-        for path in tqdm(paths, desc="Segmenting", unit="image"):
+        names = name_outputs([Path(path.name) for path in paths])
+        progress = tqdm(paths, desc="Segmenting", unit="image")
+        for path, name in zip(progress, names, strict=True):
             try:
                 result = self.segment(path)
             except ImageFileError as error:
                 reason = f"{error.rule} {str(error.received).removeprefix(f'{path}: ')}"
                 rows.append({"file": path.name, "error": reason})
                 continue
-            _write_result(out, path.stem if stems[path.stem.lower()] == 1 else path.name, result)
+            _write_result(out, name, result)
             rows.append({"file": path.name, **_figures_of(result), "error": ""})
         table = pd.DataFrame(rows, columns=list(COLUMNS))
         return table.astype({"width": "Int64", "height": "Int64", "inverted": "boolean"})

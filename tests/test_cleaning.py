@@ -130,6 +130,13 @@ def test_names_that_would_collide_stay_apart(tmp_path):
     assert written == {"a.png.png", "a.jpg.png", "more/a.png"}
 
 
+def test_every_file_has_an_output_of_its_own(tmp_path):
+    for name in ("a.jpg", "a.png", "a.png.png"):
+        save(tmp_path / "in" / name, disc())
+    clean_folder(tmp_path / "in", tmp_path / "out")
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 3
+
+
 def test_a_second_call_cleans_only_what_changed(tmp_path, monkeypatch):
     save(tmp_path / "in" / "a.png", disc())
     save(tmp_path / "in" / "b.png", disc())

@@ -90,6 +90,14 @@ def test_folder_goes_on_past_a_damaged_file_and_names_it(segmenter, xray, tmp_pa
     assert Image.open(out / "overlays" / "a.png_overlay.png").size == (80, 96)
 
 
+def test_every_file_has_a_mask_of_its_own(segmenter, xray, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "a.png", "a.png.png"):
+        Image.fromarray(xray[0]).save(tmp_path / "in" / name)
+    segmenter.segment_folder(tmp_path / "in", tmp_path / "out")
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 3
+
+
 def contents(folder) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()

@@ -6,7 +6,6 @@ background is the lighter part, and a bitwise mask over the picture.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import numpy as np
 
 from lungseg_utils.data.image_files import SUFFIXES
 from lungseg_utils.data.imaging import read_image, resize_image, to_grey
+from lungseg_utils.data.output_names import name_outputs
 from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
 from lungseg_utils.locks import hold
 from lungseg_utils.records import (
@@ -219,14 +219,8 @@ def _list_images(folder: Path, out: Path) -> list[Path]:
 
 
 def _output_names(files: list[Path]) -> dict[str, str]:
-    """Output name of each file: its own with `.png`; `a.jpg` and `a.png` keep their suffixes."""
-    stems = Counter(file.with_suffix("").as_posix().lower() for file in files)
-    return {
-        file.as_posix(): file.with_suffix(".png").as_posix()
-        if stems[file.with_suffix("").as_posix().lower()] == 1
-        else f"{file.as_posix()}.png"
-        for file in files
-    }
+    names = zip(files, name_outputs(files), strict=True)
+    return {file.as_posix(): f"{name}.png" for file, name in names}
 
 
 def _with_progress(names: dict[str, str]):
