@@ -17,6 +17,8 @@ from lungseg_utils.records import file_sha256, write_atomically
 from lungseg_utils.runs import NOTEBOOKS, Run
 from lungseg_utils.workspace import Workspace
 
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
 
 def predict_split(run: Run, cases: Cases, split: str, batch_size: int = 8) -> Path:
     """Write a run's probabilities for the cases of a split.
@@ -100,6 +102,7 @@ def load_predictions(run_folder: Path | str, split: str) -> tuple[list[str], np.
 
     Raises:
         MissingInputError: The run has no predictions for this split.
+        LungsegError: They are damaged.
     """
     path = predictions_path(Path(run_folder), split)
     if not path.is_file():
@@ -109,8 +112,15 @@ def load_predictions(run_folder: Path | str, split: str) -> tuple[list[str], np.
             f"no file {path}",
             f"Run notebook {notebook} first, or check RUNS and SPLIT.",
         )
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays["ids"].tolist(), arrays["probability"].astype(np.float32)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["ids"].tolist(), arrays["probability"].astype(np.float32)
+    except _DAMAGED as error:
+        raise LungsegError(
+            "A run's predictions are whole, as they were written.",
+            f"{path} ({error})",
+            "Delete the file and run the notebook that trained the run: it predicts again.",
+        ) from error
 
 
 def check_predictions(workspace: Workspace, run: Run, split: str, eval_size: int) -> None:
@@ -154,5 +164,5 @@ def _stored_digest(path: Path) -> str:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return str(arrays["digest"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except _DAMAGED:
         return ""  # damaged or foreign: predicted again

@@ -63,7 +63,7 @@ def current_address(root: Path) -> str:
     try:
         settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
         return settings["project"]["urls"]["Repository"]
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise LungsegError(
             "The address is set in a checkout, whose pyproject.toml names the present one.",
             f"{root} ({error})",

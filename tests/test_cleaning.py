@@ -255,6 +255,15 @@ def test_outputs_inside_the_input_folder_are_not_cleaned_again(tmp_path):
     assert list(clean_folder(tmp_path, tmp_path / "cleaned")["file"]) == ["a.png"]
 
 
+def test_a_damaged_record_is_explained_and_overwritten(tmp_path):
+    save(tmp_path / "in" / "a.png", disc())
+    clean_folder(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out" / "record.json").write_text("{")
+    with pytest.raises(LungsegError, match=r"record\.json(.|\n)*OVERWRITE"):
+        clean_folder(tmp_path / "in", tmp_path / "out")
+    assert len(clean_folder(tmp_path / "in", tmp_path / "out", overwrite=True)) == 1
+
+
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("none")
     with pytest.raises(MissingInputError, match="no image in it"):

@@ -142,12 +142,24 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path):
         build_manifest(bundle, write_facts(tmp_path, "CHNCXR_0001_0,,,0,test"))
 
 
+@pytest.mark.parametrize(
+    "content", [png_header(60_000, 60_000), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
+)
+def test_a_file_of_another_kind_or_beyond_belief_is_named(tmp_path: Path, content: bytes):
+    bundle = write_headers_bundle(tmp_path / "bundle", [row("CHNCXR_0001_0")])
+    (bundle / "CXR_png" / "CHNCXR_0001_0.png").write_bytes(content)
+    with pytest.raises(ImageFileError, match=r"CHNCXR_0001_0\.png"):
+        build_manifest(bundle, write_facts(tmp_path, "CHNCXR_0001_0,,,0,test"))
+
+
 def test_a_folder_without_a_bundle_is_refused(tmp_path: Path):
     with pytest.raises(MissingInputError, match="CXR_png"):
         build_manifest(tmp_path)
 
 
 def test_facts_are_checked(tmp_path: Path):
+    with pytest.raises(MissingInputError, match=r"absent\.csv"):
+        load_facts(tmp_path / "absent.csv")
     with pytest.raises(ManifestError, match="'a' in row 3, column `image_id`"):
         load_facts(write_facts(tmp_path, "a,,,0,train", "a,,,0,train"))
     path = tmp_path / "facts.csv"

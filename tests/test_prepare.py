@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -356,6 +357,29 @@ def test_a_damaged_file_is_refused_and_the_repaired_one_taken(pairing, workspace
 def test_a_missing_size_names_the_notebook(workspace):
     with pytest.raises(MissingInputError, match="03_preprocess_and_stitch with SIZE = 24"):
         load_prepared(workspace, 24)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("record.json", b"{"),
+        ("record.json", b"{}"),
+        ("images.npy", b"\x93NUMPY"),
+        ("masks.npy", b""),
+        ("index.csv", b""),
+    ],
+)
+def test_damage_is_explained_and_the_advice_mends_it(pairing, workspace, name, content):
+    prepare(pairing, workspace, 16)
+    folder = workspace.prepared(16)
+    (folder / name).write_bytes(content)
+    with pytest.raises(LungsegError, match="are whole") as caught:
+        load_prepared(workspace, 16)
+    assert f"Delete the folder {folder} " in caught.value.advice
+    with pytest.raises(LungsegError, match="are whole"):
+        prepare(pairing, workspace, 16, overwrite=True)
+    shutil.rmtree(folder)
+    assert len(prepare(pairing, workspace, 16)) == len(CASES)
 
 
 def test_a_pairing_without_cases_is_refused(workspace):

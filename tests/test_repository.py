@@ -146,6 +146,9 @@ def test_an_address_has_one_form(end):
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path):
     with pytest.raises(LungsegError, match="checkout"):
         set_repository(NEW, tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[project")
+    with pytest.raises(LungsegError, match="checkout"):
+        set_repository(NEW, tmp_path)
 
 
 def test_the_command_line_in_a_copy_of_the_package(copy, repository):

@@ -100,6 +100,17 @@ def test_a_folder_is_used_where_it_lies(tmp_path: Path, workspace: Workspace, ca
     }
 
 
+@pytest.mark.parametrize("text", ["{", "{}"])
+def test_a_damaged_record_of_the_source_is_explained(tmp_path: Path, workspace: Workspace, text):
+    bundle = write_bundle(tmp_path / "mine")
+    fetch("folder", workspace, str(bundle))
+    workspace.source_record.write_text(text)
+    with pytest.raises(LungsegError, match=r"source\.json(.|\n)*02_download_and_pair"):
+        ensure_raw(workspace)
+    fetch("folder", workspace, str(bundle))
+    assert ensure_raw(workspace) == bundle
+
+
 def test_a_folder_is_decoded_again_only_where_its_files_changed(
     tmp_path: Path, workspace: Workspace, monkeypatch
 ):

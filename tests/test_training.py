@@ -388,6 +388,8 @@ def test_prediction_file_follows_the_run_and_is_not_made_twice(trained):
     predict_split(trained, VAL, "val")
     assert path.stat().st_mtime_ns == first
     path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(LungsegError, match=r"val\.npz(.|\n)*Delete the file"):
+        load_predictions(trained.folder, "val")
     predict_split(trained, VAL, "val")
     np.testing.assert_allclose(load_predictions(trained.folder, "val")[1], expected, atol=1e-3)
 

@@ -42,7 +42,7 @@ class Cases:
             raise LungsegError(
                 "X-rays, masks and index have one row a case, and X-rays and masks one size.",
                 f"X-rays {self.images.shape}, masks {self.masks.shape}, {len(self.index)} rows",
-                "Prepare the cases again with OVERWRITE.",
+                "Pass arrays and an index of the same cases.",
             )
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ from lungseg_utils.records import (
     check_reusable,
     discard_folder,
     file_sha256,
-    read_json,
+    require_record,
     write_atomically,
     write_json,
 )
@@ -155,6 +155,7 @@ def clean_folder(
         LungsegError: A parameter is out of its range.
         MissingInputError: There is no image in the folder.
         StaleOutputError: `out` was made with other parameters.
+        LungsegError: The record in `out` is damaged; `overwrite` replaces it.
         StorageError: The disk is full or read-only; what was cleaned is kept.
         LockedError: Another process writes there.
     """
@@ -232,8 +233,9 @@ def _with_progress(names: dict[str, str]):
 def _load_done(out: Path, parameters: dict[str, object]) -> dict[str, dict]:
     if not (out / _RECORD).is_file():
         return {}
-    record = read_json(out / _RECORD)
     advice = "Choose another output folder, or pass overwrite=True (OVERWRITE in the notebook)."
+    rule = "The record of cleaned images is whole, as it was written."
+    record = require_record(out / _RECORD, ("parameters", "files"), rule, advice)
     check_reusable(record["parameters"], parameters, f"{out} (cleaned images)", advice)
     return record["files"]
 

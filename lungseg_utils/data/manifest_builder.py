@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lungseg_utils.data.image_files import FORMATS
 from lungseg_utils.data.manifest import LEARNING_SPLITS, Case, count_splits, write_manifest
 from lungseg_utils.data.pairing import (
     IMAGE_FOLDER,
@@ -23,7 +24,12 @@ from lungseg_utils.data.pairing import (
     list_images,
 )
 from lungseg_utils.data.readings import Reading, parse_reading
-from lungseg_utils.errors import ImageFileError, LungsegError, ManifestError
+from lungseg_utils.errors import (
+    ImageFileError,
+    LungsegError,
+    ManifestError,
+    MissingInputError,
+)
 
 KNOWN_FACTS = Path(__file__).resolve().parent / "known_facts.csv"
 FACT_COLUMNS = (
@@ -62,7 +68,7 @@ def build_manifest(bundle: Path | str, facts: Path | str | None = None) -> list[
         `unlabelled`.
 
     Raises:
-        MissingInputError: The folder holds no bundle.
+        MissingInputError: The folder holds no bundle, or there is no table of facts.
         ManifestError: A name, a reading or a row of the facts breaks a rule.
         ImageFileError: An image has no readable header.
     """
@@ -78,8 +84,13 @@ def load_facts(path: Path) -> dict[str, KnownFacts]:
     """Read the table of known facts by image id.
 
     Raises:
+        MissingInputError: There is no such file.
         ManifestError: The header differs from `FACT_COLUMNS`, or an image is there twice.
     """
+    if not path.is_file():
+        raise MissingInputError(
+            "The table of known facts is a file.", f"no file {path}", "Correct its path."
+        )
     facts: dict[str, KnownFacts] = {}
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
@@ -192,12 +203,13 @@ def _read_reading(path: Path, source: str) -> Reading:
 
 def _size_from_header(path: Path) -> tuple[int, int]:
     """Width and height in pixels, without decoding the image."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.size
-    except (OSError, UnidentifiedImageError) as error:
+    # Pillow's readers raise errors of any type on damaged files, and one on sizes beyond belief.
+    except Exception as error:
         raise ImageFileError(
             "An X-ray must be a readable image file.", f"{path} ({error})", "Fetch it again."
         ) from error

@@ -25,7 +25,7 @@ from lungseg_utils.records import (
     digest_of,
     file_sha256,
     publish_folder,
-    read_json,
+    require_record,
     write_json,
 )
 from lungseg_utils.storage import explained
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # Raised whenever the same files would give other arrays.
 _VERSION = 1
 _NAMED_CASES = 5
+_KEYS = ("version", "size", "cases", "digest")
+_WHOLE = "Prepared X-rays are whole, as they were written."
 # What a record holds besides what the arrays were made from: SHA-256 of the files, by which
 # damage is found later; and findings, absent where there are none.
 _HASHES = "sha256"
@@ -74,7 +76,7 @@ def prepare(
     Raises:
         StaleOutputError: The folder was made from something else, and `overwrite` is off.
         ImageFileError: A file cannot be read.
-        LungsegError: There is no case, or no usable one, or the disk has no room for them.
+        LungsegError: There is no case, or no usable one, or what lies there is damaged.
         StorageError: The disk is full or read-only; an earlier folder is as it was.
         LockedError: Another process prepares this size.
     """
@@ -95,7 +97,7 @@ def prepare(
             _check_same(existing, record, folder)
         if existing != record:
             _make(pairs, workspace, size, record, partial, workers)
-    _tell(read_json(folder / "record.json"))
+    _tell(_read_whole_record(folder))
     return load_prepared(workspace, size)
 
 
@@ -108,14 +110,19 @@ def load_prepared(workspace: Workspace, size: int) -> Cases:
 
     Raises:
         MissingInputError: That size was not prepared.
+        LungsegError: What was prepared is damaged.
     """
     folder, record = workspace.prepared(size), _read_record(workspace, size)
-    return Cases(
-        images=np.load(folder / "images.npy", mmap_mode="r"),
-        masks=np.load(folder / "masks.npy", mmap_mode="r"),
-        index=read_index(folder / "index.csv"),
-        digest=record["digest"],
-    )
+    try:
+        return Cases(
+            images=np.load(folder / "images.npy", mmap_mode="r"),
+            masks=np.load(folder / "masks.npy", mmap_mode="r"),
+            index=read_index(folder / "index.csv"),
+            digest=record["digest"],
+        )
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        reason = getattr(error, "received", error)
+        raise LungsegError(_WHOLE, f"{folder} ({reason})", _prepare_again(folder)) from error
 
 
 def data_digest(workspace: Workspace, size: int) -> str:
@@ -127,6 +134,7 @@ def data_digest(workspace: Workspace, size: int) -> str:
 
     Raises:
         MissingInputError: That size was not prepared.
+        LungsegError: The record is damaged.
     """
     return digest_of(_read_record(workspace, size)["cases"])
 
@@ -139,7 +147,15 @@ def _read_record(workspace: Workspace, size: int) -> dict:
             f"no {path.parent}",
             f"Run notebook 03_preprocess_and_stitch with SIZE = {size}.",
         )
-    return read_json(path)
+    return _read_whole_record(path.parent)
+
+
+def _read_whole_record(folder: Path) -> dict:
+    return require_record(folder / "record.json", _KEYS, _WHOLE, _prepare_again(folder))
+
+
+def _prepare_again(folder: Path) -> str:
+    return f"Delete the folder {folder} and run notebook 03_preprocess_and_stitch again."
 
 
 def _record_of(pairs: list[Pair], size: int, workers: int | None) -> dict:
@@ -171,11 +187,11 @@ def _digest_of_unchanged_file(path: Path, size: int, mtime_ns: int) -> str:
 
 def _read_made_from(folder: Path) -> dict | None:
     """What an existing folder was made from; None where there is none."""
-    path = folder / "record.json"
-    if not path.is_file():
+    if not (folder / "record.json").is_file():
         return None
     beside = {_HASHES, *_FINDINGS}
-    return {key: value for key, value in read_json(path).items() if key not in beside}
+    record = _read_whole_record(folder)
+    return {key: value for key, value in record.items() if key not in beside}
 
 
 def _tell(record: dict) -> None:

@@ -28,9 +28,11 @@ from lungseg_utils.data.pairing import find_bundle
 from lungseg_utils.data.source_request import OWN_SOURCES, describe_requests, join_requests
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
 from lungseg_utils.locks import hold
-from lungseg_utils.records import digest_of, read_json, remove_partial, write_json
+from lungseg_utils.records import digest_of, remove_partial, require_record, write_json
 from lungseg_utils.storage import explained
 from lungseg_utils.workspace import Workspace
+
+_FETCH_AGAIN = "Run notebook 02_download_and_pair, with the same WORKSPACE."
 
 
 def fetch(
@@ -92,16 +94,19 @@ def ensure_raw(workspace: Workspace) -> Path:
 
     Raises:
         MissingInputError: Nothing was ever fetched into this workspace, or the folder is gone.
+        LungsegError: The record of what was fetched is damaged.
         DownloadError: The source cannot be fetched again.
     """
     if not workspace.source_record.is_file():
         raise MissingInputError(
             "The workspace knows where its X-rays come from.",
             f"no file {workspace.source_record}",
-            "Run notebook 02_download_and_pair first, with the same WORKSPACE.",
+            _FETCH_AGAIN,
         )
-    request = read_json(workspace.source_record)
-    source, location, options = (request[key] for key in ("source", "location", "options"))
+    keys = ("source", "location", "options")
+    rule = "The record of where the X-rays come from is whole."
+    request = require_record(workspace.source_record, keys, rule, _FETCH_AGAIN)
+    source, location, options = (request[key] for key in keys)
     if source == "folder":
         return find_bundle(location)
     if len(describe_requests(source, location, options)) > 1:
