@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lungseg_utils.errors import LungsegError, MissingInputError
-from lungseg_utils.workspace import Workspace, open_workspace
+from lungseg_utils.workspace import Workspace, locate_workspace
 from lungseg_utils.workspace_checks import (
     Damage,
     check_archive,
@@ -52,7 +52,7 @@ def verify_workspace(workspace: Workspace | Path | str) -> Verification:
     """Check raw files, downloads, prepared arrays, stitched archives and runs of a workspace.
 
     Args:
-        workspace: The workspace, or its folder.
+        workspace: The workspace, or its folder; empty for the usual one.
 
     Returns:
         What was checked, and what is damaged.
@@ -61,13 +61,13 @@ def verify_workspace(workspace: Workspace | Path | str) -> Verification:
         MissingInputError: There is no such folder.
     """
     if not isinstance(workspace, Workspace):
-        if not Path(workspace).expanduser().is_dir():
-            raise MissingInputError(
-                "The workspace must be there to be verified.",
-                f"no folder {workspace}",
-                "Check the path. In Colab, run notebook 01_mount_drive first.",
-            )
-        workspace = open_workspace(workspace)
+        workspace = locate_workspace(workspace)
+    if not workspace.root.is_dir():
+        raise MissingInputError(
+            "The workspace must be there to be verified.",
+            f"no folder {workspace.root}",
+            "Check the path. In Colab, run notebook 01_mount_drive first.",
+        )
     result = Verification()
     for name, check in _list_checks(workspace):
         result.checked.append(name)
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("workspace", nargs="?", default="", help="default: as in the notebooks")
     folder = parser.parse_args(arguments).workspace
     try:
-        result = verify_workspace(folder or open_workspace())
+        result = verify_workspace(folder)
     except LungsegError as error:
         print(error, file=sys.stderr)
         return 2

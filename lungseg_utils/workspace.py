@@ -133,6 +133,19 @@ def open_workspace(path: str | Path = "", drive: str = DRIVE_MOUNT) -> Workspace
     Raises:
         LungsegError: The folder cannot be made or written to.
     """
+    workspace = locate_workspace(path, drive)
+    for folder in (workspace.root, workspace.scratch):
+        _make_writable(folder)
+    return workspace
+
+
+def locate_workspace(path: str | Path = "", drive: str = DRIVE_MOUNT) -> Workspace:
+    """Tell where the workspace is, or would be; makes nothing.
+
+    Args:
+        path: As in `open_workspace`.
+        drive: As in `open_workspace`.
+    """
     my_drive = Path(drive) / "MyDrive"
     if path:
         root = Path(path).expanduser().resolve()
@@ -141,8 +154,6 @@ def open_workspace(path: str | Path = "", drive: str = DRIVE_MOUNT) -> Workspace
     else:
         root = Path("workspace").resolve()
     scratch = Path(tempfile.gettempdir()) / "lungseg_scratch" if in_colab() else root / "scratch"
-    for folder in (root, scratch):
-        _make_writable(folder)
     return Workspace(root, scratch)
 
 

@@ -187,6 +187,19 @@ def test_no_workspace_is_an_error(tmp_path: Path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_a_name_the_usual_workspace_is_verified_and_never_made(
+    root: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(root.parent)
+    shutil.rmtree(root / "scratch")
+    assert root.name == "workspace" and main([]) == 0
+    assert not (root / "scratch").exists()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main([]) == 2
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
 def test_the_command_line_needs_no_tensorflow(root: Path):
     code = (
         "import sys; from lungseg_utils.verify import main; code = main(sys.argv[1:]); "
