@@ -18,6 +18,16 @@ _ABSENT = "(absent)"
 _PARTIAL = ".partial-"
 
 
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# Once, before there are threads: to be read, it has to be changed for a moment.
+_UMASK = _read_umask()
+
+
 def write_atomically(
     path: Path | str, write: Callable[[Path], None], make_folder: bool = True
 ) -> Path:
@@ -100,9 +110,7 @@ def _write_once(path: Path, write: Callable[[Path], None], make_folder: bool) ->
     try:
         write(temporary)
         # mkstemp makes files private; a result is as readable as any file of the user's.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        temporary.chmod(0o666 & ~_UMASK)
         flush_to_disk(temporary)
         temporary.replace(path)
     finally:

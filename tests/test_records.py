@@ -56,6 +56,11 @@ def test_a_file_is_written_whole_with_its_folder(tmp_path: Path):
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(_touched(tmp_path).stat().st_mode)
 
 
+def test_writing_never_changes_what_new_files_of_other_threads_may(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the process's umask was changed"))
+    write_json(tmp_path / "a.json", {})
+
+
 def test_the_temporary_name_keeps_the_suffix(tmp_path: Path):
     seen = []
     write_atomically(tmp_path / "a.tar.gz", lambda temporary: seen.append(temporary))
