@@ -84,6 +84,19 @@ def test_both_sets_come_in_the_bundle_s_layout(server, kaggle, cases, tmp_path: 
     assert "14 of 14 files" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_connection_is_closed(server, kaggle, cases, tmp_path: Path, monkeypatch, fails):
+    closed = []
+    monkeypatch.setattr(nlm.requests.Session, "close", lambda session: closed.append(session))
+    if fails:
+        monkeypatch.setattr(nlm, "download_file", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fetch(server, tmp_path / "raw", cases)
+    else:
+        fetch(server, tmp_path / "raw", cases)
+    assert len(set(map(id, closed))) == nlm.FILES_AT_A_TIME
+
+
 def test_what_is_there_or_had_elsewhere_is_not_asked_for(
     server, kaggle, cases, tmp_path: Path, monkeypatch
 ):

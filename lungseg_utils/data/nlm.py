@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
 from shutil import copyfile
@@ -132,8 +133,10 @@ def _fetch_all(
     """Fetch files, several at a time, under one bar; the names of those that are not there."""
     missing = []
     with tqdm(total=expected_bytes, unit="B", unit_scale=True, desc="NLM") as bar:
-        fetchers = _Fetchers(folder, bar, patience)
-        with ThreadPoolExecutor(FILES_AT_A_TIME) as pool:
+        with (
+            closing(_Fetchers(folder, bar, patience)) as fetchers,
+            ThreadPoolExecutor(FILES_AT_A_TIME) as pool,
+        ):
             futures = {pool.submit(fetchers.fetch, url, name): name for name, url in wanted.items()}
             try:
                 for done, future in enumerate(as_completed(futures), start=1):
@@ -178,6 +181,11 @@ class _Fetchers:
         finally:
             self._sessions.put(session)
         return True
+
+    def close(self) -> None:
+        """Close the connections, once no thread uses them any more."""
+        while not self._sessions.empty():
+            self._sessions.get().close()
 
     def _count(self, count: int) -> None:
         if self.stopped.is_set():
