@@ -6,7 +6,15 @@ import contextlib
 import importlib.metadata
 import platform
 
-PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python", "matplotlib", "pandas")
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+    "matplotlib",
+    "pandas",
+)
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scored import SIZE, lungs, make_cases, make_scores
 
+from lungseg_utils.environment import versions
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation import report
 from lungseg_utils.workspace import open_workspace
@@ -67,6 +68,7 @@ def test_the_record_names_inputs_gaps_and_protocol(scores, tmp_path):
     }
     assert record["protocol"]["threshold"] == 0.5
     assert record["versions"]["numpy"] == np.__version__
+    assert record["versions"] == versions()
     cases_file = (workspace.reports / "cases.csv").read_bytes()
     assert record["cases_sha256"] == hashlib.sha256(cases_file).hexdigest()
     headline = {(row["model"], row["stage"]): row for row in record["headline"]}

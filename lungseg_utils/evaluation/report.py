@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pandas as pd
 
+from lungseg_utils.environment import versions
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.intervals import CONFIDENCE, MINIMUM_PATIENTS, RESAMPLES, SEED
 from lungseg_utils.evaluation.metrics import METRICS
@@ -135,12 +133,7 @@ def _record(report: Report, inputs: dict[str, object]) -> dict[str, object]:
         },
         "inputs": inputs,
         "cases_sha256": file_sha256(report.folder / "cases.csv"),
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-            "pandas": pd.__version__,
-        },
+        "versions": versions(),
     }
 
 
