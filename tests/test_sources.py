@@ -160,12 +160,19 @@ def test_a_relative_folder_is_found_from_another_folder(tmp_path: Path, workspac
     assert ensure_raw(workspace) == tmp_path / "mine"
 
 
+@pytest.mark.parametrize(("source", "name"), [("folder", "nowhere"), ("zip", "nowhere.zip")])
+def test_a_folder_or_zip_file_that_is_not_there_is_a_missing_input(
+    tmp_path: Path, workspace: Workspace, source: str, name: str
+):
+    with pytest.raises(MissingInputError, match=name):
+        fetch(source, workspace, str(tmp_path / name))
+    assert not workspace.source_record.exists()
+
+
 def test_a_folder_without_a_bundle_shows_what_is_there(tmp_path: Path, workspace: Workspace):
     (tmp_path / "mine" / "holiday pictures").mkdir(parents=True)
     with pytest.raises(DownloadError, match="holiday pictures"):
         fetch("folder", workspace, str(tmp_path / "mine"))
-    with pytest.raises(DownloadError, match="no folder"):
-        fetch("folder", workspace, str(tmp_path / "nowhere"))
     assert not workspace.source_record.exists()
 
 

@@ -32,6 +32,7 @@ from lungseg_utils.records import digest_of, remove_partial, require_record, wri
 from lungseg_utils.storage import explained
 from lungseg_utils.workspace import Workspace
 
+_MOUNT = "Correct the path. In Colab, run notebook 01_mount_drive first."
 _FETCH_AGAIN = "Run notebook 02_download_and_pair, with the same WORKSPACE."
 
 
@@ -122,7 +123,7 @@ def ensure_raw(workspace: Workspace) -> Path:
 
 def _use_folder(request: dict, workspace: Workspace, overwrite: bool) -> Path:
     """The bundle where it lies; read again only where its files have changed."""
-    place = Path(request["location"])
+    place = _own_folder(request)
     bundle = raw_bundles.find_bundle_or_none(place)
     record = {**request, "files": stamp_of_bundle(bundle)} if bundle else request
     if bundle is None or overwrite or raw_bundles.read_record(workspace.source_record) != record:
@@ -131,6 +132,13 @@ def _use_folder(request: dict, workspace: Workspace, overwrite: bool) -> Path:
         write_json(workspace.source_record, record)
         return arrival.folder
     return bundle
+
+
+def _own_folder(request: dict) -> Path:
+    folder = Path(request["location"])
+    if not folder.is_dir():
+        raise MissingInputError("The folder must be there.", f"no folder {folder}", _MOUNT)
+    return folder
 
 
 def _fetch_into_raw(
@@ -290,7 +298,7 @@ def _fetch_part(
 ) -> Arrival:
     """One of several sources: what is damaged is marked and does not end the fetching."""
     if request["source"] == "folder":
-        return _receive(Path(request["location"]), request, workspace, overwrite, True, cases)
+        return _receive(_own_folder(request), request, workspace, overwrite, True, cases)
     # Of the others, a part cannot be asked for.
     have = have if request["source"] == "nlm" else ()
     raw = workspace.raw
@@ -356,11 +364,7 @@ def _from_mendeley(request: dict, folder: Path, workspace: Workspace, force: boo
 def _from_zip(request: dict, folder: Path, workspace: Workspace, force: bool, _) -> Path:
     archive = Path(request["location"])
     if not archive.is_file():
-        raise MissingInputError(
-            "The zip file must be there.",
-            f"no file {archive}",
-            "Correct the path. In Colab, run notebook 01_mount_drive first.",
-        )
+        raise MissingInputError("The zip file must be there.", f"no file {archive}", _MOUNT)
     unpack_zip(archive, folder)
     return folder
 
