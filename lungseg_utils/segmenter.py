@@ -132,8 +132,9 @@ class Segmenter:
         """Segment every image of a folder.
 
         A file that cannot be segmented is named in the table, and at the end in print, and the
-        others go on. Masks and overlays that an earlier call left in `out` are replaced at the
-        end, all at once; an interrupted call changes nothing.
+        others go on. Masks and overlays that an earlier call left in `out` stay until all new ones
+        are written, and are replaced then: a call interrupted before changes nothing. One killed
+        in that moment leaves no `segmented.csv`, which is there only beside the masks it lists.
 
         Args:
             folder: X-rays, or a single file.

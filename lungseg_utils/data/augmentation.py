@@ -46,9 +46,9 @@ class Augmentation:
     """How far an X-ray and its mask are changed at random; every draw is uniform.
 
     Geometry is one affine warp, linear for the X-ray and nearest for the mask; what comes from
-    outside the frame is black and not lung. Then come what may befall a film: opacities in the
-    lungs and objects, exposure, and the texture of another machine (`lungseg_utils.data.effects`).
-    The mask follows the geometry alone.
+    outside the frame is not lung, and black or, where a border repeats the frame's edge, repeats
+    it too. Then come what may befall a film: opacities in the lungs and objects, exposure, and the
+    texture of another machine (`lungseg_utils.data.effects`). The mask follows the geometry alone.
 
     Args:
         rotation: Largest angle, in degrees, either way.
