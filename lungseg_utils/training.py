@@ -122,7 +122,7 @@ def _train(
     local = local_path(folder, record["started"])
     if bring_back(local, folder / LAST):
         print(f"Copied the checkpoint that was kept in {local}.")
-    if record.get("finished") and record["config"]["epochs"] == config.epochs:
+    if record.get("finished"):
         print(f"Run {folder.name} is trained already; its best weights are used.")
         return load_run(folder)
     half = None

@@ -195,12 +195,10 @@ def show_worst_cases(
     return figure
 
 
-def show_unlabelled(
-    images: Images, predictions: Images, ids: Sequence[str], columns: int = 6
-) -> Figure:
+def show_unlabelled(images: Images, predictions: Images, ids: Sequence[str]) -> Figure:
     """X-rays without a true mask, each with the prediction's outline."""
     require_same_length(images=images, predictions=predictions, ids=ids)
-    figure, panels = _grid_of(ids, columns, np.shape(predictions[0]), "Prediction")
+    figure, panels = _grid_of(ids, 6, np.shape(predictions[0]), "Prediction")
     for panel, image, prediction, image_id in zip(panels, images, predictions, ids, strict=True):
         draw_image(panel, image, image_id)
         draw_outline(panel, prediction, PREDICTION)

@@ -15,22 +15,20 @@ def bootstrap_means(
     patients: np.ndarray,
     strata: np.ndarray,
     resamples: int = RESAMPLES,
-    seed: int = SEED,
 ) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile bootstrap intervals of the columns' means.
 
     Whole patients are drawn with replacement, within each stratum as many as it has, so that
     several X-rays of one patient stand or fall together and the mix of sources stays as it is. The
-    same draws serve all columns. The intervals cover the sampling of cases, not of trainings.
-    (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 8 and 13.) For a paired
-    comparison pass the differences.
+    same draws serve all columns; they depend on the patients alone, not on the cases' order.
+    The intervals cover the sampling of cases, not of trainings. (Efron and Tibshirani 1993, An
+    Introduction to the Bootstrap, chapters 8 and 13.) For a paired comparison pass the differences.
 
     Args:
         values: Finite floats (N, K): a row a case, a column a quantity.
         patients: Patient groups (N,).
         strata: Sources (N,).
         resamples: How many resamples.
-        seed: The draws depend on it and on the patients alone, not on the cases' order.
 
     Returns:
         Lower and upper bounds, float64 (K,) each; NaN where there are fewer than 10 patients.
@@ -43,7 +41,7 @@ def bootstrap_means(
     sums = np.zeros((len(units), values.shape[1]))
     np.add.at(sums, unit_of, values)
     cases = np.bincount(unit_of, minlength=len(units))
-    times = draw_patients([stratum for stratum, _ in units], resamples, seed)
+    times = draw_patients([stratum for stratum, _ in units], resamples, SEED)
     means = (times @ sums) / (times @ cases)[:, None]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)

@@ -12,14 +12,13 @@ SMALLEST_LUNG = 0.01
 """A component below this fraction of the image is no lung (the same 1 % as in the metrics)."""
 
 
-def to_mask(probability: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
+def to_mask(probability: np.ndarray) -> np.ndarray:
     """Threshold a probability; the one place where this happens.
 
     A pixel is lung where its probability is above the threshold: exactly 0.5 is background.
 
     Args:
         probability: Float array of any shape, in [0, 1].
-        threshold: In [0, 1].
 
     Returns:
         uint8 {0, 1} of the same shape.
@@ -34,7 +33,7 @@ def to_mask(probability: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray
             f"{int((~np.isfinite(probability)).sum())} NaN or infinite pixels",
             "Check the model's output: its training may have diverged.",
         )
-    return (probability > threshold).astype(np.uint8)
+    return (probability > THRESHOLD).astype(np.uint8)
 
 
 def clean_mask(mask: np.ndarray) -> np.ndarray:

@@ -101,23 +101,22 @@ def worst_cases(
 
 
 def headline_table(
-    summary: pd.DataFrame, stage: str = "post", region: str = "both", group: str = "all"
+    summary: pd.DataFrame, stage: str = "post", region: str = "both"
 ) -> pd.DataFrame:
-    """The compact table to print: a row a model, each mean with its interval as text.
+    """The compact table to print: a row a model, each mean over all cases with its interval.
 
     Args:
         summary: From `summarise`.
         stage: `raw` or `post`.
         region: `both`, `right` or `left`.
-        group: One of the summary's groups.
 
     Returns:
         Columns Dice, IoU, Accuracy, HD95 (px), ASSD (px), n and Empty; the index is the model.
     """
-    for value, column in ((stage, "stage"), (region, "region"), (group, "group")):
+    for value, column in ((stage, "stage"), (region, "region")):
         _require([value], summary[column], column)
     chosen = summary[
-        (summary["stage"] == stage) & (summary["region"] == region) & (summary["group"] == group)
+        (summary["stage"] == stage) & (summary["region"] == region) & (summary["group"] == "all")
     ]
     rows = {}
     for model, of_model in chosen.groupby("model", sort=False):
@@ -131,23 +130,20 @@ def headline_table(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 
-def group_table(
-    summary: pd.DataFrame, metric: str = "dice", stage: str = "post", region: str = "both"
-) -> pd.DataFrame:
-    """One metric for every group of cases, a column a model, as text with intervals.
+def group_table(summary: pd.DataFrame, metric: str = "dice", stage: str = "post") -> pd.DataFrame:
+    """One metric of both lungs for every group of cases, a column a model, with intervals.
 
     Args:
         summary: From `summarise`.
         metric: One of the headline's metrics.
         stage: `raw` or `post`.
-        region: `both`, `right` or `left`.
 
     Returns:
         Column n (cases) and a column a model; the index is the group.
     """
     _require([metric], list(HEADLINE), "metric")
     chosen = summary[
-        (summary["metric"] == metric) & (summary["stage"] == stage) & (summary["region"] == region)
+        (summary["metric"] == metric) & (summary["stage"] == stage) & (summary["region"] == "both")
     ]
     digits = HEADLINE[metric][1]
     rows: dict[str, dict[str, object]] = {}
