@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from lungseg_utils.data.combining import link_or_copy
 from lungseg_utils.data.pairing import find_bundle
 from lungseg_utils.data.source_request import places_of
 from lungseg_utils.errors import MissingInputError
-from lungseg_utils.records import digest_of, read_json, write_json
+from lungseg_utils.records import digest_of, publish_folder, read_json, write_json
 from lungseg_utils.storage import explained
 
 RECORD = "fetched.json"
@@ -56,14 +55,9 @@ def publish(partial: Path, final: Path, bundle: Path, record: dict) -> Path:
     """
     inside = bundle.is_relative_to(partial)
     name = bundle.relative_to(partial).as_posix() if inside else str(bundle)
-    former = final.with_name(f".former-{final.name}")
     with explained(final):
         write_json(partial / RECORD, {**record, "files": stamp_of_bundle(bundle), "bundle": name})
-        shutil.rmtree(former, ignore_errors=True)
-        if final.exists():
-            final.rename(former)
-        partial.rename(final)
-    shutil.rmtree(former, ignore_errors=True)
+        publish_folder(partial, final)
     return final / name
 
 
