@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from lungseg_utils.data.image_files import SUFFIXES
 from lungseg_utils.data.imaging import read_image, resize_image, resize_probability
 from lungseg_utils.data.output_names import name_outputs
+from lungseg_utils.data.picture_files import write_png
 from lungseg_utils.errors import ImageFileError, MissingInputError
 from lungseg_utils.evaluation.polarity import doubt, lungs_are_bright
 from lungseg_utils.evaluation.postprocess import clean_mask, to_mask
@@ -250,8 +251,8 @@ def _check_content(image: np.ndarray, name: str) -> None:
 
 
 def _write_result(out: Path, name: str, result: Segmentation) -> None:
-    _write_png(out / "masks" / f"{name}_mask.png", result.mask * 255)
-    _write_png(out / "overlays" / f"{name}_overlay.png", result.overlay[..., ::-1])
+    write_png(out / "masks" / f"{name}_mask.png", result.mask * 255)
+    write_png(out / "overlays" / f"{name}_overlay.png", result.overlay[..., ::-1])
 
 
 def _publish(partial: Path, out: Path, table: pd.DataFrame) -> None:
@@ -278,8 +279,3 @@ def _tell_failures(table: pd.DataFrame) -> None:
     if len(failed):
         print(f"{len(failed)} of {len(table)} files could not be segmented:")
         print("\n".join(f"  {file}: {error}" for file, error in failed[["file", "error"]].values))
-
-
-def _write_png(path: Path, image: np.ndarray) -> None:
-    encoded = cv2.imencode(".png", np.ascontiguousarray(image))[1]
-    write_atomically(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))

@@ -117,7 +117,7 @@ def test_a_full_disk_or_another_process_leaves_what_was_there(
     assert set(before) == {"masks/a_mask.png", "overlays/a_overlay.png", "segmented.csv"}
     Image.fromarray(xray[0][::-1]).save(folder / "a.png")
     Image.fromarray(xray[0]).save(folder / "b.png")
-    original = module._write_png
+    original = module.write_png
 
     def full(path, image):
         if path.name == "b_mask.png":
@@ -125,7 +125,7 @@ def test_a_full_disk_or_another_process_leaves_what_was_there(
         original(path, image)
 
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="Free some space"):
-        patch.setattr(module, "_write_png", full)
+        patch.setattr(module, "write_png", full)
         segmenter.segment_folder(folder, out)
     assert contents(out) == before
     monkeypatch.setattr(locks, "WAIT_SECONDS", 0)

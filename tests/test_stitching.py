@@ -189,7 +189,7 @@ def test_an_interrupted_archive_is_not_there(cases, workspace, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stitching, "_encode_png", interrupted)
+    monkeypatch.setattr(stitching, "encode_picture", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_stitched(cases, workspace)
     assert not list((workspace.root / "stitched").iterdir())

@@ -15,6 +15,7 @@ import numpy as np
 from lungseg_utils.data.image_files import SUFFIXES
 from lungseg_utils.data.imaging import read_image, resize_image, to_grey
 from lungseg_utils.data.output_names import name_outputs
+from lungseg_utils.data.picture_files import write_png
 from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
 from lungseg_utils.locks import hold
 from lungseg_utils.records import (
@@ -259,20 +260,13 @@ def _clean_file(
     except ImageFileError as error:
         return {**row, "error": str(error.received).removeprefix(f"{path}: ")}
     cleaned = clean_image(grey, **parameters)
-    _write_png(out / "images" / name, cleaned.masked)
-    _write_png(out / "masks" / name, cleaned.mask * 255)
+    write_png(out / "images" / name, cleaned.masked)
+    write_png(out / "masks" / name, cleaned.mask * 255)
     row["height"], row["width"] = grey.shape
     row["background"] = "light" if cleaned.inverted else "dark"
     row["threshold"] = cleaned.threshold
     row["foreground_fraction"] = round(float(cleaned.mask.mean()), 4)
     return row
-
-
-def _write_png(path: Path, image: np.ndarray) -> None:
-    import cv2
-
-    content = cv2.imencode(".png", image)[1].tobytes()
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def _save(out: Path, parameters: dict[str, object], entries: dict[str, dict]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from lungseg_utils.data.picture_files import encode_picture
 from lungseg_utils.records import write_atomically
 
 COLUMNS = ("image", "annotation", "background", "object")
@@ -56,7 +57,7 @@ def write_secondary_set(
 
 
 def _write(path: Path, image: np.ndarray, options: list[int]) -> None:
-    path.write_bytes(cv2.imencode(path.suffix, image, options)[1].tobytes())
+    path.write_bytes(encode_picture(image, path.suffix, options))
 
 
 def _paint(

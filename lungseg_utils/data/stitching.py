@@ -17,6 +17,7 @@ from lungseg_utils.data.cases import Cases, index_text, read_index
 from lungseg_utils.data.imaging import read_image
 from lungseg_utils.data.manifest import LEARNING_SPLITS
 from lungseg_utils.data.parallel import map_in_threads
+from lungseg_utils.data.picture_files import encode_picture
 from lungseg_utils.errors import LungsegError, MissingInputError
 from lungseg_utils.locks import hold
 from lungseg_utils.records import (
@@ -200,7 +201,7 @@ def _write_archive(path: Path, cases: Cases, rows: np.ndarray, record: dict) -> 
             unit="case",
         ):
             picture = stitch(cases.images[row], cases.masks[row])
-            _add(archive, f"{split}/{image_id}.png", _encode_png(picture))
+            _add(archive, f"{split}/{image_id}.png", encode_picture(picture))
         _add(archive, INDEX_NAME, index_text(index).encode("utf-8"))
         _add(archive, RECORD_NAME, json.dumps(record, indent=2).encode("utf-8"))
 
@@ -209,12 +210,6 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     entry = zipfile.ZipInfo(name, _DATE)
     entry.external_attr = 0o644 << 16
     archive.writestr(entry, content)
-
-
-def _encode_png(picture: np.ndarray) -> bytes:
-    import cv2
-
-    return cv2.imencode(".png", picture)[1].tobytes()
 
 
 def _unpack(archive: Path, folder: Path) -> dict:
