@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.util
-import subprocess
 from pathlib import Path
 
 import keras
@@ -30,7 +29,7 @@ from lungseg_utils.devices import (
     list_gpus,
     resolve_precision,
 )
-from lungseg_utils.environment import versions
+from lungseg_utils.environment import git_commit, versions
 from lungseg_utils.errors import LungsegError, StaleOutputError
 from lungseg_utils.locks import hold
 from lungseg_utils.memory import explained_exhaustion
@@ -342,20 +341,8 @@ def _environment(policy: str) -> dict:
         "backend": keras.backend.backend(),
         "dtype_policy": policy,
         "gpus": list_gpus(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
-
-
-def _git_commit() -> str:
-    """The package's commit, empty when it is not run from its own checkout."""
-    checkout = Path(__file__).resolve().parent.parent
-    command = ["git", "-C", str(checkout), "rev-parse", "--show-toplevel", "HEAD"]
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-        top, commit = result.stdout.splitlines()
-        # Installed into somebody's project, the enclosing repository is not this one.
-        return commit if Path(top) == checkout else ""
-    return ""
 
 
 def _now() -> str:
