@@ -1,27 +1,33 @@
-"""The table of what each choice of the recipe is worth: how it grows and what is read from it."""
+"""The tables of figures on validation cases: how they grow, and whose figures they are."""
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
+
+from benchmarks import choices
+from lungseg_utils.data.corruptions import CORRUPTIONS
+from lungseg_utils.records import read_json
+from lungseg_utils.shipped import INDEX, NETWORKS, WEIGHTS
+from tests.scored import lungs, make_cases
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "choices.py"
 
 
-@pytest.fixture(scope="module")
-def choices():
-    specification = importlib.util.spec_from_file_location("choices", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+def halved(mask: np.ndarray) -> np.ndarray:
+    """The mask without the lower half of its 32 rows."""
+    cut = mask.copy()
+    cut[np.flatnonzero(mask.any(axis=1))[16:]] = 0
+    return cut
 
 
-def test_figures_are_added_to_their_row_in_the_order_of_the_settings(choices, tmp_path):
+def test_figures_are_added_to_their_row_in_the_order_of_the_settings(tmp_path):
     path = tmp_path / "choices.csv"
     choices.record("24 epochs", 0, {"val": 0.96}, path)
     choices.record("base", 1, {"val": 0.95, "dark": 0.9}, path)
@@ -39,7 +45,7 @@ def test_figures_are_added_to_their_row_in_the_order_of_the_settings(choices, tm
     assert not list(tmp_path.glob(".*"))
 
 
-def test_differences_are_to_the_base_of_the_same_seed(choices):
+def test_differences_are_to_the_base_of_the_same_seed():
     rows = [("base", 0, 0.95), ("base", 1, 0.96), ("24 epochs", 0, 0.953), ("24 epochs", 1, 0.961)]
     table = pd.DataFrame(rows, columns=["choice", "seed", "val"])
     found = choices.differences(table.reindex(columns=[*table.columns, *choices.COMPARED[1:]]))
@@ -48,7 +54,38 @@ def test_differences_are_to_the_base_of_the_same_seed(choices):
     assert found.loc["24 epochs", choices.TRANSFER].isna().all()
 
 
-def test_the_table_in_the_repository_is_as_the_script_writes_it(choices):
+def test_figures_keep_questionable_masks_and_corruptions_apart(monkeypatch):
+    # Whoever finds the upper half of lungs of 32 rows has a Dice of 2·16 / (16 + 32) = 2/3.
+    cases = make_cases([lungs()] * 3, questionable_mask=[0, 1, 0])
+    found = iter([lungs(), halved(lungs()), lungs()] + [halved(lungs())] * 3 * len(CORRUPTIONS))
+    segmenter = SimpleNamespace(segment=lambda image: SimpleNamespace(mask=next(found)))
+    monkeypatch.setattr(choices, "Segmenter", lambda run: segmenter)
+    monkeypatch.setattr(choices, "corrupt", lambda val, name: val)
+
+    row = choices.figures("a run", cases)
+
+    assert row["val"] == pytest.approx((1 + 2 / 3 + 1) / 3)
+    assert row["val_unquestioned"] == 1
+    assert [row[name] for name in CORRUPTIONS] == pytest.approx([2 / 3] * len(CORRUPTIONS))
+    assert row["corrupted"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("table", ["half_precision.csv", "validation.csv"])
+def test_tables_of_the_shipped_weights_are_of_those_shipped_now(table):
+    recorded = pd.read_csv(choices.TABLE.with_name(table)).set_index("network")["weights"]
+    shipped = read_json(WEIGHTS / INDEX)
+    assert set(recorded.index) >= set(NETWORKS)
+    assert recorded.to_dict() == {name: shipped[name]["sha256"][:12] for name in recorded.index}
+
+
+def test_the_text_shows_the_figures_of_the_table():
+    text = (SCRIPT.parent / "README.md").read_text(encoding="utf-8")
+    for row in pd.read_csv(choices.TABLE.with_name("validation.csv")).itertuples():
+        figures = row.val, row.val_unquestioned, row.corrupted
+        assert f"| {' | '.join(f'{value:.4f}' for value in figures)} |" in text
+
+
+def test_the_table_in_the_repository_is_as_the_script_writes_it():
     table = pd.read_csv(choices.TABLE)
     assert set(table["choice"]) <= set(choices.CHOICES)
     assert list(table.columns) == [*choices.KEYS, *choices.COMPARED, *choices.CORRUPTIONS]
