@@ -5,7 +5,7 @@ are never read.
 
     python benchmarks/validation.py --workspace workspace/real [RUN_FOLDER ...]
 
-The workspace holds the prepared X-rays of notebook 03 at 512. A network takes about two minutes.
+The workspace holds the prepared X-rays of notebook 03 at 512. A network takes some minutes.
 """
 
 from __future__ import annotations

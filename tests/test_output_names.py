@@ -1,3 +1,5 @@
+"""No two inputs share an output, also where upper and lower case are the same."""
+
 from __future__ import annotations
 
 from pathlib import PurePosixPath

@@ -1,3 +1,5 @@
+"""Pictures as written, read back by another library."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Histories of a training's stages."""
+
 from __future__ import annotations
 
 from pathlib import Path
