@@ -13,7 +13,7 @@
 
 READY := .venv/ready$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 CONSTRAINTS := tests/constraints-colab.txt
-RUN_SERIES := .venv/bin/python -m lungseg_utils.series run
+RUN_SERIES := .venv/bin/python -m tools.series run
 
 .PHONY: help demo test soak real benchmark lint clean set-repository
 help:
@@ -38,7 +38,7 @@ real: $(READY)
 	  -p SOURCE=folder -p 02.LOCATION="$$(cd "$(DATA)" && pwd)"
 
 benchmark: $(READY)
-	.venv/bin/python -m lungseg_utils.benchmark --workspace workspace/benchmark \
+	.venv/bin/python -m benchmarks.score_shipped --workspace workspace/benchmark \
 	  $(if $(DATA),--data "$(DATA)") $(if $(EXTERNAL),--external "$(EXTERNAL)")
 
 lint: $(READY)
@@ -53,7 +53,7 @@ soak: $(READY)
 
 # Needs no library, so nothing is installed for it.
 set-repository:
-	@python=$$(.ci/find_python "$(PYTHON)") && "$$python" -m lungseg_utils.repository "$(URL)"
+	@python=$$(.ci/find_python "$(PYTHON)") && "$$python" -m tools.set_repository "$(URL)"
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis

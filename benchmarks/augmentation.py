@@ -1,6 +1,6 @@
 """Images a second through augmentation and batching, on synthetic arrays.
 
-Run it on a quiet machine: python benchmarks/augmentation.py
+Run it on a quiet machine: python -m benchmarks.augmentation
 """
 
 from __future__ import annotations
@@ -9,17 +9,14 @@ import argparse
 import os
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from lungseg_utils.data.augmentation import MILD, STRONG, Augmentation
-from lungseg_utils.data.cases import Cases
-from lungseg_utils.data.dataset import CaseBatches
-from lungseg_utils.data.imaging import Preprocessing
+from lungseg_utils.preparation.augmentation import MILD, STRONG, Augmentation
+from lungseg_utils.preparation.batches import CaseBatches
+from lungseg_utils.preparation.cases import Cases
+from lungseg_utils.preparation.imaging import Preprocessing
 
 # Augmentation, size of the squares, batch size, and the images a second promised on 2 cores.
 GOALS = (

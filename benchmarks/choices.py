@@ -5,7 +5,7 @@ with the unchanged recipe of the same seed; and once more on Shenzhen alone, to 
 it on Montgomery's training and validation cases. Test cases are never read. Goes on where it
 stopped:
 
-    python benchmarks/choices.py --workspace workspace/real
+    python -m benchmarks.choices --workspace workspace/real
 
 The workspace holds the prepared X-rays of notebook 03 at 256 and 512. A setting takes about eight
 minutes a seed on one core; `--only "base,mild augmentation"` picks settings, so that processes
@@ -15,25 +15,22 @@ share the work.
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks.corruptions import CORRUPTIONS, corrupt
 from lungseg_utils import load_prepared, open_workspace, train
-from lungseg_utils.config import TrainingConfig
-from lungseg_utils.data.augmentation import MILD, STRONG
-from lungseg_utils.data.cases import Cases
-from lungseg_utils.data.corruptions import CORRUPTIONS, corrupt
 from lungseg_utils.evaluation.metrics import dice
-from lungseg_utils.locks import hold
-from lungseg_utils.records import write_atomically
-from lungseg_utils.runs import Run
-from lungseg_utils.segmenter import Segmenter
+from lungseg_utils.files.locks import hold
+from lungseg_utils.files.records import write_atomically
+from lungseg_utils.preparation.augmentation import MILD, STRONG
+from lungseg_utils.preparation.cases import Cases
+from lungseg_utils.segment.segmenter import Segmenter
+from lungseg_utils.training.config import TrainingConfig
+from lungseg_utils.training.runs import Run
 
 TABLE = Path(__file__).with_name("choices.csv")
 # Dice on Montgomery of the setting trained on Shenzhen alone.

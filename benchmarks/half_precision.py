@@ -2,7 +2,7 @@
 
 Writes `half_precision.csv`. Run it where the runs are:
 
-    python benchmarks/half_precision.py --workspace workspace/real
+    python -m benchmarks.half_precision --workspace workspace/real
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from lungseg_utils import dice, load_prepared, load_run, open_workspace
-from lungseg_utils.data.cases import Cases
-from lungseg_utils.records import write_atomically
-from lungseg_utils.segmenter import Segmenter
-from lungseg_utils.shipped import SHIPPED, load_shipped
+from lungseg_utils.files.records import write_atomically
+from lungseg_utils.preparation.cases import Cases
+from lungseg_utils.segment.segmenter import Segmenter
+from lungseg_utils.segment.shipped import SHIPPED, load_shipped
 
 TABLE = Path(__file__).with_name("half_precision.csv")
 ALLOWED = 0.0005

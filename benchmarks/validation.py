@@ -3,7 +3,7 @@
 Without folders of runs, the shipped weights are scored and written to `validation.csv`. Test cases
 are never read.
 
-    python benchmarks/validation.py --workspace workspace/real [RUN_FOLDER ...]
+    python -m benchmarks.validation --workspace workspace/real [RUN_FOLDER ...]
 
 The workspace holds the prepared X-rays of notebook 03 at 512. A network takes some minutes.
 """
@@ -11,19 +11,16 @@ The workspace holds the prepared X-rays of notebook 03 at 512. A network takes s
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.choices import EVAL_SIZE, figures
 from lungseg_utils import load_prepared, load_run, open_workspace
-from lungseg_utils.data.cases import Cases
-from lungseg_utils.records import write_atomically
-from lungseg_utils.runs import Run
-from lungseg_utils.shipped import NETWORKS, ShippedRun, load_shipped
+from lungseg_utils.files.records import write_atomically
+from lungseg_utils.preparation.cases import Cases
+from lungseg_utils.segment.shipped import NETWORKS, ShippedRun, load_shipped
+from lungseg_utils.training.runs import Run
 
 TABLE = Path(__file__).with_name("validation.csv")
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lungseg_utils.data.arrival import list_files, record_path, recorded_hashes
-from lungseg_utils.data.parallel import map_in_threads
-from lungseg_utils.data.raw_bundles import RECORD as FETCHED
-from lungseg_utils.data.raw_bundles import find_bundle_or_none, read_record
-from lungseg_utils.records import digest_of, file_sha256, read_json
+from lungseg_utils.acquire.arrival import list_files, record_path, recorded_hashes
+from lungseg_utils.acquire.raw_bundles import RECORD as FETCHED
+from lungseg_utils.acquire.raw_bundles import find_bundle_or_none, read_record
+from lungseg_utils.files.parallel import map_in_threads
+from lungseg_utils.files.records import digest_of, file_sha256, read_json
 
 _AGAIN_02 = (
     "Run notebook 02_download_and_pair with OVERWRITE; with SOURCE 'folder' or 'zip', put the "
@@ -104,7 +104,7 @@ def check_prepared(folder: Path) -> Iterator[Damage]:
     def read() -> str:
         import numpy as np
 
-        from lungseg_utils.data.cases import read_index
+        from lungseg_utils.preparation.cases import read_index
 
         record = read_json(folder / "record.json")
         made_from = {key: record[key] for key in ("version", "size", "cases")}
@@ -128,7 +128,7 @@ def check_prepared(folder: Path) -> Iterator[Damage]:
 
 def check_run(folder: Path) -> Iterator[Damage]:
     """Check a run: `run.json`, history, weights, checkpoint, predictions, and its first stage."""
-    from lungseg_utils.runs import BEST, RECORD, train_again
+    from lungseg_utils.training.runs import BEST, RECORD, train_again
 
     again = train_again(folder)
     record = {}
@@ -211,7 +211,7 @@ def _weights_fault(path: Path, record: dict) -> str:
     import h5py
     import numpy as np
 
-    from lungseg_utils.runs import check_best
+    from lungseg_utils.training.runs import check_best
 
     faults = []
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lungseg_utils.data.manifest import Case
+from lungseg_utils.manifest import Case
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lungseg_utils.data.manifest import Case
-from lungseg_utils.data.pairing import Pair, Pairing
+from lungseg_utils.bundle import Pair, Pairing
+from lungseg_utils.manifest import Case
 
 # Width and height of each X-ray, all multiples of 16; the last one has no mask.
 CASES = {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from lungseg_utils.devices import dtype_policy
+from lungseg_utils.training.devices import dtype_policy
 from tests.tiny import tiny_cases
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lungseg_utils.data.cases import Cases
 from lungseg_utils.evaluation.metrics import METRICS
 from lungseg_utils.evaluation.scoring import SCORE_COLUMNS
+from lungseg_utils.preparation.cases import Cases
 
 SIZE = 64
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import lungseg_utils.data.archives as archives
-from lungseg_utils.data.archives import shortened, unpack_zip
+import lungseg_utils.acquire.archives as archives
+from lungseg_utils.acquire.archives import shortened, unpack_zip
 from lungseg_utils.errors import DownloadError
 
 

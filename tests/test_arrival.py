@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lungseg_utils.data.arrival import (
+from lungseg_utils.acquire.arrival import (
     changed_files,
     check_bundle,
     mark_changed,

@@ -9,8 +9,9 @@ import skimage.transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungseg_utils.data import effects
-from lungseg_utils.data.augmentation import (
+from lungseg_utils.errors import LungsegError
+from lungseg_utils.preparation import effects
+from lungseg_utils.preparation.augmentation import (
     COUNTED_AT,
     EFFECTS,
     FLIP,
@@ -21,7 +22,6 @@ from lungseg_utils.data.augmentation import (
     Augmentation,
     get_augmentation,
 )
-from lungseg_utils.errors import LungsegError
 
 # The strong augmentation's moves, without a change of level.
 GEOMETRY = replace(STRONG, brightness=0, contrast=0, gamma=0, invert=0, effects=0)

@@ -12,19 +12,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lungseg_utils import benchmark as command
-from lungseg_utils.benchmark import Outcome, benchmark
-from lungseg_utils.benchmarking.external import find_films
-from lungseg_utils.benchmarking.markdown import BEGIN, END, marked
-from lungseg_utils.benchmarking.networks import processor_name
-from lungseg_utils.benchmarking.readme import render_readme_results
-from lungseg_utils.config import TrainingConfig
-from lungseg_utils.data.manifest import load_manifest
-from lungseg_utils.data.pairing import Pairing, pair_bundle
-from lungseg_utils.data.phantom import write_phantom_bundle
-from lungseg_utils.data.prepare import prepare
+from benchmarks import score_shipped as command
+from benchmarks.external import find_films
+from benchmarks.markdown import BEGIN, END, marked
+from benchmarks.readme import render_readme_results
+from benchmarks.score_shipped import Outcome, benchmark
+from lungseg_utils.bundle import Pairing, pair_bundle
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.shipped import SHIPPED
+from lungseg_utils.evaluation.networks import processor_name
+from lungseg_utils.manifest import load_manifest
+from lungseg_utils.phantom.sets import write_phantom_bundle
+from lungseg_utils.preparation.arrays import prepare
+from lungseg_utils.segment.shipped import SHIPPED
+from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.workspace import open_workspace
 
 SIZE = 32

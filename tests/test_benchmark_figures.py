@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scored import make_scores
 
-from lungseg_utils.benchmarking.figures import (
+from benchmarks.figures import (
     SOUND_SHENZHEN,
     changed_figures,
     differences_of,

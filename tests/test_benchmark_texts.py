@@ -7,9 +7,8 @@ import re
 
 import pytest
 
-from lungseg_utils.benchmark import CARD, RESULTS
-from lungseg_utils.benchmarking.card import BEST_DICE, NOT_WRITTEN, failures_of, render_model_card
-from lungseg_utils.benchmarking.markdown import (
+from benchmarks.card import BEST_DICE, NOT_WRITTEN, failures_of, render_model_card
+from benchmarks.markdown import (
     BEGIN,
     END,
     difference,
@@ -17,10 +16,11 @@ from lungseg_utils.benchmarking.markdown import (
     marked,
     replace_marked,
 )
-from lungseg_utils.benchmarking.readme import render_readme_results, render_scores
-from lungseg_utils.config import TrainingConfig
+from benchmarks.readme import render_readme_results, render_scores
+from benchmarks.score_shipped import CARD, RESULTS
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.shipped import INDEX, WEIGHTS
+from lungseg_utils.segment.shipped import INDEX, WEIGHTS
+from lungseg_utils.training.config import TrainingConfig
 
 
 def record(n: int, dice: float, interval: tuple[float, float] | None = None) -> dict:

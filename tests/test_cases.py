@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from handmade import AGE_UNKNOWN, CASES, case_of
 
-from lungseg_utils.data.cases import Cases, index_of, index_text, read_index
-from lungseg_utils.data.manifest import COLUMNS
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.manifest import COLUMNS
+from lungseg_utils.preparation.cases import Cases, index_of, index_text, read_index
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from benchmarks import choices
-from lungseg_utils.data.corruptions import CORRUPTIONS
-from lungseg_utils.records import read_json
-from lungseg_utils.shipped import INDEX, NETWORKS, WEIGHTS
+from benchmarks.corruptions import CORRUPTIONS
+from lungseg_utils.files.records import read_json
+from lungseg_utils.segment.shipped import INDEX, NETWORKS, WEIGHTS
 from tests.scored import lungs, make_cases
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "choices.py"
@@ -97,8 +97,16 @@ def test_the_table_in_the_repository_is_as_the_script_writes_it():
 
 
 def test_an_unknown_setting_is_refused_before_anything_is_trained(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--workspace", str(tmp_path), "--only", "wild"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.choices",
+        "--workspace",
+        tmp_path,
+        "--only",
+        "wild",
+    ]
+    result = subprocess.run(command, cwd=SCRIPT.parents[1], capture_output=True, text=True)
     assert result.returncode == 2
     assert "settings are base, mild augmentation" in result.stderr
     assert not list(tmp_path.iterdir())

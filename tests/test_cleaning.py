@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from skimage.filters import threshold_otsu
 
-from lungseg_utils import locks
-from lungseg_utils.data import cleaning
-from lungseg_utils.data.cleaning import COLUMNS, clean_folder, clean_image
-from lungseg_utils.data.imaging import read_mask, resize_mask
-from lungseg_utils.data.phantom import write_secondary_set
 from lungseg_utils.errors import LockedError, LungsegError, MissingInputError, StaleOutputError
+from lungseg_utils.files import locks
+from lungseg_utils.phantom.sets import write_secondary_set
+from lungseg_utils.preparation.imaging import read_mask, resize_mask
+from lungseg_utils.segment import cleaning
+from lungseg_utils.segment.cleaning import COLUMNS, clean_folder, clean_image
 
 
 def disc(size: int = 120, inside: int = 200, outside: int = 20) -> np.ndarray:

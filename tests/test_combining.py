@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lungseg_utils.data import nlm
-from lungseg_utils.data.arrival import check_bundle
-from lungseg_utils.data.combining import (
+from lungseg_utils.acquire import nlm
+from lungseg_utils.acquire.arrival import check_bundle
+from lungseg_utils.acquire.combining import (
     Part,
     choose_files,
     describe,
@@ -21,11 +21,11 @@ from lungseg_utils.data.combining import (
     link_or_copy,
     origins_of,
 )
-from lungseg_utils.data.manifest import MANIFEST_NAME, write_manifest
-from lungseg_utils.data.pairing import pair_bundle
-from lungseg_utils.data.sources import ensure_raw, fetch
+from lungseg_utils.acquire.sources import ensure_raw, fetch
+from lungseg_utils.bundle import pair_bundle
 from lungseg_utils.errors import DownloadError, LungsegError
-from lungseg_utils.records import file_sha256, read_json
+from lungseg_utils.files.records import file_sha256, read_json
+from lungseg_utils.manifest import MANIFEST_NAME, write_manifest
 from lungseg_utils.verify import verify_workspace
 from lungseg_utils.workspace import Workspace
 from tests.bundles import SMALL_SIZES, small_cases, write_image, write_small_bundle

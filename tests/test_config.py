@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from lungseg_utils.config import TrainingConfig
-from lungseg_utils.data.augmentation import Augmentation
-from lungseg_utils.data.imaging import Preprocessing
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.preparation.augmentation import Augmentation
+from lungseg_utils.preparation.imaging import Preprocessing
+from lungseg_utils.training.config import TrainingConfig
 
 
 def test_configuration_survives_json():

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lungseg_utils.data.cases import Cases
-from lungseg_utils.data.corruptions import CORRUPTIONS, corrupt
+from benchmarks.corruptions import CORRUPTIONS, corrupt
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.preparation.cases import Cases
 from tests.tiny import tiny_cases
 
 MOVING = {"rotated", "cropped"}

@@ -6,13 +6,17 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from lungseg_utils.config import TrainingConfig
-from lungseg_utils.cross_set import score_all_cross_set, score_cross_set, single_source_runs
-from lungseg_utils.data.imaging import Preprocessing
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.evaluation.cross_set import (
+    score_all_cross_set,
+    score_cross_set,
+    single_source_runs,
+)
 from lungseg_utils.evaluation.scoring import SCORE_COLUMNS
-from lungseg_utils.records import write_json
-from lungseg_utils.shipped import INDEX, WEIGHTS
+from lungseg_utils.files.records import write_json
+from lungseg_utils.preparation.imaging import Preprocessing
+from lungseg_utils.segment.shipped import INDEX, WEIGHTS
+from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.workspace import Workspace
 from tests.scored import lungs, make_cases
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lungseg_utils.data.augmentation import NONE, Augmentation
-from lungseg_utils.data.cases import Cases
-from lungseg_utils.data.dataset import CaseBatches
-from lungseg_utils.data.imaging import Preprocessing
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.preparation.augmentation import NONE, Augmentation
+from lungseg_utils.preparation.batches import CaseBatches
+from lungseg_utils.preparation.cases import Cases
+from lungseg_utils.preparation.imaging import Preprocessing
 
 COUNT, SIZE = 11, 24
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import keras
 import pytest
 
-from lungseg_utils import devices
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.training import devices
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from lungseg_utils.data import effects
+from lungseg_utils.preparation import effects
 
 SIZE = 128
 SEEDS = range(20)

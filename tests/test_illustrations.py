@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lungseg_utils import illustrations
-from lungseg_utils.data.manifest import count_splits, load_manifest
+from lungseg_utils.figures import lessons as illustrations
+from lungseg_utils.manifest import count_splits, load_manifest
 from lungseg_utils.models.unet import build_unet
 
 

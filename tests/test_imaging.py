@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
-from lungseg_utils.data import image_files
-from lungseg_utils.data.imaging import (
+from lungseg_utils.errors import ImageFileError, LungsegError
+from lungseg_utils.files import image_files
+from lungseg_utils.preparation.imaging import (
     Preprocessing,
     preprocess,
     read_image,
@@ -26,7 +27,6 @@ from lungseg_utils.data.imaging import (
     to_grey,
     to_model_input,
 )
-from lungseg_utils.errors import ImageFileError, LungsegError
 
 binary_masks = arrays.arrays(
     np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 1)

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lungseg_utils.data.augmentation import NONE
-from lungseg_utils.data.imaging import Preprocessing, read_image
 from lungseg_utils.errors import ImageFileError
-from lungseg_utils.segmenter import Segmenter
+from lungseg_utils.preparation.augmentation import NONE
+from lungseg_utils.preparation.imaging import Preprocessing, read_image
+from lungseg_utils.segment.segmenter import Segmenter
 
 FILM = np.clip(np.add.outer(np.arange(40) * 3, np.arange(50) * 2) + 20, 0, 255).astype(np.uint8)
 # In colour of equal channels, apart from what JPEG costs.
@@ -227,7 +227,7 @@ def test_in_a_folder_of_everything_the_sound_ones_are_segmented_and_the_rest_is_
 
 MEASURED = """
 import resource, sys, time
-from lungseg_utils.data.imaging import read_image
+from lungseg_utils.preparation.imaging import read_image
 from lungseg_utils.errors import ImageFileError
 import cv2, PIL.Image
 PIL.Image.init()

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from lungseg_utils import locks
 from lungseg_utils.errors import LockedError
-from lungseg_utils.locks import hold
+from lungseg_utils.files import locks
+from lungseg_utils.files.locks import hold
 
 # Holds a lock in the folder argv[1] until it is told to go on.
 HOLDER = """
 import sys
 from pathlib import Path
-from lungseg_utils.locks import hold
+from lungseg_utils.files.locks import hold
 folder = Path(sys.argv[1])
 with hold(folder / "shared", "training of the other notebook"):
     print("held", flush=True)
@@ -31,7 +31,7 @@ with hold(folder / "shared", "training of the other notebook"):
 COUNTER = """
 import sys, time
 from pathlib import Path
-from lungseg_utils.locks import hold
+from lungseg_utils.files.locks import hold
 folder = Path(sys.argv[1])
 for _ in range(int(sys.argv[2])):
     with hold(folder / "shared", "counting"):

@@ -162,10 +162,10 @@ def test_demo_and_test_share_one_environment_and_a_named_python_gets_its_own_sta
 
 def test_setting_the_repository_s_address_installs_nothing(tmp_path):
     commands = make("set-repository", "--always-make", "URL=https://github.com/a/b").stdout
-    assert "lungseg_utils.repository" in commands
+    assert "tools.set_repository" in commands
     assert "pip" not in commands
     # -S: without the installed libraries.
-    command = [sys.executable, "-S", "-m", "lungseg_utils.repository", "--help"]
+    command = [sys.executable, "-S", "-m", "tools.set_repository", "--help"]
     subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True)
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import lungseg_utils.data.manifest as manifest_module
-from lungseg_utils.data.manifest import (
+import lungseg_utils.manifest as manifest_module
+from lungseg_utils.errors import LungsegError, ManifestError
+from lungseg_utils.manifest import (
     COLUMNS,
     SOURCES,
     SPLITS,
@@ -19,7 +20,6 @@ from lungseg_utils.data.manifest import (
     to_row,
     write_manifest,
 )
-from lungseg_utils.errors import LungsegError, ManifestError
 
 HEADER = (
     "image_id,source,image_file,mask_file,tuberculosis,sex,age_years,original_width,"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from bundles import png_header, read_index, write_headers_bundle
 
-from lungseg_utils.data.manifest import load_manifest
-from lungseg_utils.data.manifest_builder import FACT_COLUMNS, build_manifest, load_facts, main
 from lungseg_utils.errors import ImageFileError, ManifestError, MissingInputError
+from lungseg_utils.manifest import load_manifest
+from tools.build_manifest import FACT_COLUMNS, build_manifest, load_facts, main
 
 
 def row(image_id: str, masked: bool = True, sex: str = "F", age: int = 40, size=(30, 20)) -> dict:
@@ -187,7 +187,7 @@ def test_the_command_line_writes_a_manifest(tmp_path: Path, capsys):
 
 
 def test_every_masked_case_of_the_project_is_in_the_facts():
-    facts = load_facts(Path(__file__).parents[1] / "lungseg_utils" / "data" / "known_facts.csv")
+    facts = load_facts(Path(__file__).parents[1] / "tools" / "known_facts.csv")
     masked = {case.image_id: case for case in load_manifest() if case.mask_file}
     assert set(facts) == set(masked)
     assert all(facts[name].published_split == case.published_split for name, case in masked.items())

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from misbehaving_server import Answer, MisbehavingServer, Served
 
-from lungseg_utils.data.manifest import load_manifest
-from lungseg_utils.data.mendeley import ARCHIVE_NAME, download_mendeley
-from lungseg_utils.data.pairing import pair_bundle
+from lungseg_utils.acquire.mendeley import ARCHIVE_NAME, download_mendeley
+from lungseg_utils.bundle import pair_bundle
 from lungseg_utils.errors import DownloadError
+from lungseg_utils.manifest import load_manifest
 
 TOP = "Chest X-ray dataset of Darwin, Montgomery and Shenzhen"
 IDS = ("CHNCXR_0001_0", "CHNCXR_0002_0", "MCUCXR_0001_0")

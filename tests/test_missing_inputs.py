@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lungseg_utils.series import FailedStepError, run_series
-from lungseg_utils.shipped import INDEX, WEIGHTS
+from lungseg_utils.segment.shipped import INDEX, WEIGHTS
+from tools.series import FailedStepError, run_series
 
 pytestmark = pytest.mark.slow
 

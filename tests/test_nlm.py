@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from misbehaving_server import Answer, MisbehavingServer, Served
 
-from lungseg_utils.data import nlm
-from lungseg_utils.data.manifest import Case, load_manifest
-from lungseg_utils.data.nlm import SET_URLS, SHENZHEN_MASKS, download_nlm
-from lungseg_utils.data.pairing import pair_bundle
-from lungseg_utils.data.transfer import MissingFileError, Patience
+from lungseg_utils.acquire import nlm
+from lungseg_utils.acquire.nlm import SET_URLS, SHENZHEN_MASKS, download_nlm
+from lungseg_utils.acquire.transfer import MissingFileError, Patience
+from lungseg_utils.bundle import pair_bundle
 from lungseg_utils.errors import DownloadError, LungsegError
+from lungseg_utils.manifest import Case, load_manifest
 
 PATIENT = Patience(sleep=lambda seconds: None)
 SIDES = ("ManualMask/leftMask", "ManualMask/rightMask")

@@ -4,7 +4,7 @@ import pytest
 from fake_notebooks import write_fake_notebook
 
 from lungseg_utils.errors import SeriesError
-from lungseg_utils.notebook_parameters import check_value, parse_value, read_parameters
+from tools.parameters import check_value, parse_value, read_parameters
 
 MANY_TYPES = """\
 WORKSPACE = ""  # @param {type:"string"}

@@ -20,8 +20,8 @@ import pytest
 from checked_outputs import EXPECTED, checked_text
 from colab import ColabMachine, clone_of_working_tree
 
-from lungseg_utils.data.manifest import load_manifest
-from lungseg_utils.series_plan import apply_recipe, find_steps, read_recipe
+from lungseg_utils.manifest import load_manifest
+from tools.plan import apply_recipe, find_steps, read_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def run_command(command: list[object], folder: Path) -> str:
 
 
 def run_series(workspace: Path, *options: object) -> str:
-    command = ["-m", "lungseg_utils.series", "run", "--workspace", workspace, "--recipe", RECIPE]
+    command = ["-m", "tools.series", "run", "--workspace", workspace, "--recipe", RECIPE]
     return run_command([*command, *options], workspace.parent)
 
 

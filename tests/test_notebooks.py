@@ -10,13 +10,13 @@ from statistics import median
 
 import pytest
 
-from lungseg_utils.config import TrainingConfig
-from lungseg_utils.data.augmentation import get_augmentation
-from lungseg_utils.data.manifest import SOURCES
-from lungseg_utils.notebook_parameters import cell_source, cell_tags, read_parameters
-from lungseg_utils.records import read_json
-from lungseg_utils.series_plan import apply_recipe, find_steps, read_recipe
-from lungseg_utils.shipped import INDEX, SHIPPED, WEIGHTS
+from lungseg_utils.files.records import read_json
+from lungseg_utils.manifest import SOURCES
+from lungseg_utils.preparation.augmentation import get_augmentation
+from lungseg_utils.segment.shipped import INDEX, SHIPPED, WEIGHTS
+from lungseg_utils.training.config import TrainingConfig
+from tools.parameters import cell_source, cell_tags, read_parameters
+from tools.plan import apply_recipe, find_steps, read_recipe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAMES = [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg_utils.data.output_names import name_outputs
+from lungseg_utils.segment.output_names import name_outputs
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg_utils.data.manifest import Case, load_manifest, write_manifest
-from lungseg_utils.data.pairing import Pairing, compress_ranges, find_bundle, pair_bundle
+from lungseg_utils.bundle import Pairing, compress_ranges, find_bundle, pair_bundle
 from lungseg_utils.errors import ManifestError, MissingInputError
+from lungseg_utils.manifest import Case, load_manifest, write_manifest
 
 
 def case(image_id: str, masked: bool = True) -> Case:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from lungseg_utils.data.parallel import map_in_threads
+from lungseg_utils.files.parallel import map_in_threads
 
 
 def test_results_come_in_the_items_order():

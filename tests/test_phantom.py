@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from lungseg_utils.data.manifest import load_manifest
-from lungseg_utils.data.pairing import pair_bundle
-from lungseg_utils.data.phantom import render_phantom, write_phantom_bundle, write_secondary_set
-from lungseg_utils.data.phantom_anatomy import Person, draw_anatomy
-from lungseg_utils.data.phantom_film import BONE, LUNG, TISSUE, attenuation
-from lungseg_utils.data.phantom_projection import Chest, View, add_tube
-from lungseg_utils.data.readings import parse_reading
+from lungseg_utils.bundle import pair_bundle
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.manifest import load_manifest
+from lungseg_utils.phantom.anatomy import Person, draw_anatomy
+from lungseg_utils.phantom.film import BONE, LUNG, TISSUE, attenuation
+from lungseg_utils.phantom.projection import Chest, View, add_tube
+from lungseg_utils.phantom.sets import render_phantom, write_phantom_bundle, write_secondary_set
+from tools.readings import parse_reading
 
 SIZE = 64
 SMALLEST = {"count": 6, "size": 32, "unlabelled": 0}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lungseg_utils.data.picture_files import encode_picture, write_png
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.files.pictures import encode_picture, write_png
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
 

@@ -14,9 +14,9 @@ from matplotlib.colors import to_rgb, to_rgba
 from scored import lungs, make_scores
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.evaluation import plots
-from lungseg_utils.evaluation.drawing import MODEL_COLOURS, PREDICTION, SHARED, TRUTH
 from lungseg_utils.evaluation.summaries import paired_differences, summarise
+from lungseg_utils.figures import plots
+from lungseg_utils.figures.drawing import MODEL_COLOURS, PREDICTION, SHARED, TRUTH
 
 SIZE = 64
 GREY = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE)).astype(np.uint8)
@@ -393,7 +393,7 @@ def test_a_notebook_and_a_file_get_the_same_picture(tmp_path):
 
 def test_figures_do_without_pyplot_and_the_networks():
     code = (
-        "import sys, lungseg_utils.evaluation.plots; "
+        "import sys, lungseg_utils.figures.plots; "
         "print([n for n in ('matplotlib.pyplot', 'keras', 'tensorflow') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lungseg_utils.evaluation.polarity import doubt, lungs_are_bright
+from lungseg_utils.segment.polarity import doubt, lungs_are_bright
 
 PROBABILITY = np.zeros((64, 64), np.float32)
 PROBABILITY[20:50, 10:25] = PROBABILITY[20:50, 40:55] = 1

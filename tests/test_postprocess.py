@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.evaluation.postprocess import clean_mask, to_mask
+from lungseg_utils.segment.postprocess import clean_mask, to_mask
 
 EIGHT = np.ones((3, 3))
 masks = arrays(

@@ -6,14 +6,14 @@ import shutil
 
 import pytest
 
-from lungseg_utils.config import TrainingConfig
-from lungseg_utils.data.augmentation import NONE
-from lungseg_utils.data.pairing import pair_bundle
-from lungseg_utils.data.phantom import write_phantom_bundle
-from lungseg_utils.data.prepare import load_prepared, prepare
+from lungseg_utils.bundle import pair_bundle
 from lungseg_utils.errors import StaleOutputError
-from lungseg_utils.predict import check_predictions, predict_split
-from lungseg_utils.training import train
+from lungseg_utils.phantom.sets import write_phantom_bundle
+from lungseg_utils.preparation.arrays import load_prepared, prepare
+from lungseg_utils.preparation.augmentation import NONE
+from lungseg_utils.segment.predict import check_predictions, predict_split
+from lungseg_utils.training.config import TrainingConfig
+from lungseg_utils.training.train import train
 from lungseg_utils.workspace import Workspace
 
 

@@ -13,9 +13,7 @@ import pytest
 from handmade import AGE_UNKNOWN, CASES, TWELVE_BIT, arrays_of, write_pairing
 from PIL import Image
 
-from lungseg_utils.data import prepare as module
-from lungseg_utils.data.pairing import Pair, Pairing
-from lungseg_utils.data.prepare import data_digest, load_prepared, prepare
+from lungseg_utils.bundle import Pair, Pairing
 from lungseg_utils.errors import (
     ImageFileError,
     LungsegError,
@@ -23,7 +21,9 @@ from lungseg_utils.errors import (
     StaleOutputError,
     StorageError,
 )
-from lungseg_utils.records import read_json
+from lungseg_utils.files.records import read_json
+from lungseg_utils.preparation import arrays as module
+from lungseg_utils.preparation.arrays import data_digest, load_prepared, prepare
 from lungseg_utils.workspace import Workspace, open_workspace
 
 UNUSABLE = ["CHNCXR_0001_0", "CHNCXR_0003_0"]

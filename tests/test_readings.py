@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg_utils.data.readings import Reading, parse_reading
 from lungseg_utils.errors import LungsegError
+from tools.readings import Reading, parse_reading
 
 
 def test_montgomery():

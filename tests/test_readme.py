@@ -52,7 +52,7 @@ def test_papermill_example_runs(readme, folder, repository):
 @pytest.fixture(scope="module")
 def prepared(readme, folder, repository) -> Path:
     """What the example of the series leaves in `my_workspace`, its trainings left out."""
-    [command] = [block for block in blocks(readme, "bash") if "lungseg_utils.series" in block]
+    [command] = [block for block in blocks(readme, "bash") if "tools.series" in block]
     python, *words = shlex.split(command.replace("recipes/", f"{repository}/recipes/"))
     assert python == "python"
     series = run([sys.executable, *words, "--only", "01,02,03"], folder, repository)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg_utils import storage
 from lungseg_utils.errors import LungsegError, ManifestError, StaleOutputError, StorageError
-from lungseg_utils.records import (
+from lungseg_utils.files import storage
+from lungseg_utils.files.records import (
     check_reusable,
     differing,
     digest_of,

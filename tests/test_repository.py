@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.notebook_parameters import read_parameters
-from lungseg_utils.repository import (
+from tools.parameters import read_parameters
+from tools.set_repository import (
     current_address,
     files_with_address,
     normalised_address,
@@ -155,7 +155,7 @@ def test_the_command_line_in_a_copy_of_the_package(copy, repository):
     """The command finds its own checkout, whatever the working directory."""
     shutil.copytree(repository / "lungseg_utils", copy / "lungseg_utils")
     script = "import sys; sys.path[:0] = [sys.argv.pop(1)]; import runpy\n"
-    script += "runpy.run_module('lungseg_utils.repository', run_name='__main__')"
+    script += "runpy.run_module('tools.set_repository', run_name='__main__')"
 
     def run(address: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-I", "-c", script, str(copy), address]

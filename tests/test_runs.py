@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lungseg_utils.config import TrainingConfig
-from lungseg_utils.runs import Run, stage_histories
+from lungseg_utils.training.config import TrainingConfig
+from lungseg_utils.training.runs import Run, stage_histories
 
 
 def run_with(folder: Path, **stages: list[float]) -> Run:

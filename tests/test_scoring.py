@@ -10,7 +10,6 @@ from scored import SIZE, lungs, make_cases
 
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.metrics import dice, hd95
-from lungseg_utils.evaluation.postprocess import clean_mask
 from lungseg_utils.evaluation.scoring import (
     SCORE_COLUMNS,
     age_band,
@@ -19,6 +18,7 @@ from lungseg_utils.evaluation.scoring import (
     score_run,
     spacing_mm,
 )
+from lungseg_utils.segment.postprocess import clean_mask
 
 
 def score(cases, probability, ids=None, name="unet") -> pd.DataFrame:

@@ -7,10 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lungseg_utils import locks
-from lungseg_utils import segmenter as module
-from lungseg_utils.config import TrainingConfig
-from lungseg_utils.data.augmentation import NONE
 from lungseg_utils.errors import (
     ImageFileError,
     LockedError,
@@ -18,9 +14,13 @@ from lungseg_utils.errors import (
     MissingInputError,
     StorageError,
 )
-from lungseg_utils.segmenter import Segmentation, Segmenter, list_images
-from lungseg_utils.shipped import load_shipped, ship
-from lungseg_utils.training import train
+from lungseg_utils.files import locks
+from lungseg_utils.preparation.augmentation import NONE
+from lungseg_utils.segment import segmenter as module
+from lungseg_utils.segment.segmenter import Segmentation, Segmenter, list_images
+from lungseg_utils.segment.shipped import load_shipped, ship
+from lungseg_utils.training.config import TrainingConfig
+from lungseg_utils.training.train import train
 from tests.tiny import tiny_cases
 
 

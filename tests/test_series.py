@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from fake_notebooks import COMMON, write_fake_notebook, write_fake_series
 
-from lungseg_utils import series
 from lungseg_utils.errors import SeriesError
 from lungseg_utils.evaluation.metrics import METRICS
-from lungseg_utils.records import write_json
-from lungseg_utils.series import FailedStepError, duration_text, main, run_series
-from lungseg_utils.series_plan import find_steps
+from lungseg_utils.files.records import write_json
+from tools import series
+from tools.plan import find_steps
+from tools.series import FailedStepError, duration_text, main, run_series
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_stopping_the_series_stops_its_kernel_and_keeps_no_record(tmp_path):
         "file.with_suffix('.part').write_text(str(os.getpid()))",
         "file.with_suffix('.part').rename(file)\ntime.sleep(300)",
     )
-    command = [sys.executable, "-m", "lungseg_utils.series", "run", "--workspace", "w"]
+    command = [sys.executable, "-m", "tools.series", "run", "--workspace", "w"]
     command += ["--notebooks", "notebooks"]
     environment = {**os.environ, "PYTHONPATH": str(Path(series.__file__).parents[1])}
     process = subprocess.Popen(

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from fake_notebooks import write_fake_series
 
-from lungseg_utils import series_plan
 from lungseg_utils.errors import SeriesError
-from lungseg_utils.series_plan import (
+from tools import plan as series_plan
+from tools.plan import (
     apply_recipe,
     find_steps,
     notebooks_folder,

@@ -9,19 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungseg_utils import shipped
-from lungseg_utils.config import TrainingConfig
-from lungseg_utils.data.augmentation import NONE
-from lungseg_utils.data.imaging import resize_mask
-from lungseg_utils.data.phantom import render_phantom
 from lungseg_utils.errors import LungsegError, MissingInputError
 from lungseg_utils.evaluation.metrics import dice
+from lungseg_utils.files.records import file_sha256, write_json
 from lungseg_utils.models.registry import build_model
-from lungseg_utils.predict import predict_images
-from lungseg_utils.records import file_sha256, write_json
-from lungseg_utils.runs import Run
-from lungseg_utils.segmenter import Segmenter
-from lungseg_utils.shipped import (
+from lungseg_utils.phantom.sets import render_phantom
+from lungseg_utils.preparation.augmentation import NONE
+from lungseg_utils.preparation.imaging import resize_mask
+from lungseg_utils.segment import shipped
+from lungseg_utils.segment.predict import predict_images
+from lungseg_utils.segment.segmenter import Segmenter
+from lungseg_utils.segment.shipped import (
     CROSS_SET,
     LIMIT,
     NETWORKS,
@@ -31,7 +29,9 @@ from lungseg_utils.shipped import (
     main,
     ship,
 )
-from lungseg_utils.training import train
+from lungseg_utils.training.config import TrainingConfig
+from lungseg_utils.training.runs import Run
+from lungseg_utils.training.train import train
 from tests.tiny import tiny_cases
 
 OPTIONS = {

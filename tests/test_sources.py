@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lungseg_utils.data import download, mendeley, sources
-from lungseg_utils.data.arrival import check_bundle, stamp_of_bundle
-from lungseg_utils.data.download import parse_drive_location, stamp_of_files
-from lungseg_utils.data.source_request import DRIVE_FOLDER, KAGGLE_HANDLE, SOURCES
-from lungseg_utils.data.sources import ensure_raw, fetch
+from lungseg_utils.acquire import download, mendeley, sources
+from lungseg_utils.acquire.arrival import check_bundle, stamp_of_bundle
+from lungseg_utils.acquire.download import parse_drive_location, stamp_of_files
+from lungseg_utils.acquire.source_request import DRIVE_FOLDER, KAGGLE_HANDLE, SOURCES
+from lungseg_utils.acquire.sources import ensure_raw, fetch
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
-from lungseg_utils.records import read_json
+from lungseg_utils.files.records import read_json
 from lungseg_utils.workspace import Workspace
 
 IDS = ("CHNCXR_0001_0", "CHNCXR_0002_0")
@@ -273,7 +273,7 @@ def test_a_zip_is_unpacked_once(tmp_path: Path, workspace: Workspace, monkeypatc
     assert bundle == workspace.raw / "zip" / "Lung Segmentation"
     assert {path.name for path in (bundle / "CXR_png").iterdir()} == {f"{i}.png" for i in IDS}
     assert [path.name for path in workspace.raw.iterdir()] == ["zip"]
-    monkeypatch.setattr("lungseg_utils.data.sources.unpack_zip", forbid)
+    monkeypatch.setattr("lungseg_utils.acquire.sources.unpack_zip", forbid)
     assert fetch("zip", workspace, str(archive)) == ensure_raw(workspace) == bundle
 
 

@@ -13,11 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from lungseg_utils import locks
-from lungseg_utils.data import stitching
-from lungseg_utils.data.cases import Cases
-from lungseg_utils.data.prepare import prepare
-from lungseg_utils.data.stitching import load_stitched, stitch, unstitch, write_stitched
 from lungseg_utils.errors import (
     LockedError,
     LungsegError,
@@ -25,6 +20,11 @@ from lungseg_utils.errors import (
     StaleOutputError,
     StorageError,
 )
+from lungseg_utils.files import locks
+from lungseg_utils.preparation import stitching
+from lungseg_utils.preparation.arrays import prepare
+from lungseg_utils.preparation.cases import Cases
+from lungseg_utils.preparation.stitching import load_stitched, stitch, unstitch, write_stitched
 from lungseg_utils.workspace import Workspace, open_workspace
 
 

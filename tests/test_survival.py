@@ -15,15 +15,17 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
-from lungseg_utils import callbacks, locks, records, storage, workspace
-from lungseg_utils.checkpoints import LAST, local_path
-from lungseg_utils.config import TrainingConfig
-from lungseg_utils.data.augmentation import Augmentation
+from lungseg_utils import workspace
 from lungseg_utils.errors import LockedError, MemoryExhaustedError, StorageError
-from lungseg_utils.memory import explained_exhaustion, is_exhaustion
-from lungseg_utils.predict import predict_split
-from lungseg_utils.runs import BEST, Run
-from lungseg_utils.training import train
+from lungseg_utils.files import locks, records, storage
+from lungseg_utils.preparation.augmentation import Augmentation
+from lungseg_utils.segment.predict import predict_split
+from lungseg_utils.training import callbacks
+from lungseg_utils.training.checkpoints import LAST, local_path
+from lungseg_utils.training.config import TrainingConfig
+from lungseg_utils.training.memory import explained_exhaustion, is_exhaustion
+from lungseg_utils.training.runs import BEST, Run
+from lungseg_utils.training.train import train
 from tests.tiny import tiny_cases
 
 TRAIN, VAL = tiny_cases(4, size=32), tiny_cases(2, seed=1, split="val")

@@ -9,21 +9,21 @@ import keras
 import numpy as np
 import pytest
 
-from lungseg_utils.callbacks import EpochClock
-from lungseg_utils.checkpoints import LAST, Progress, restore_checkpoint, save_checkpoint
-from lungseg_utils.config import TrainingConfig
-from lungseg_utils.data.augmentation import NONE, Augmentation
-from lungseg_utils.data.dataset import CaseBatches
-from lungseg_utils.data.imaging import Preprocessing
 from lungseg_utils.errors import (
     LungsegError,
     MissingInputError,
     StaleOutputError,
     TrainingDivergedError,
 )
-from lungseg_utils.predict import load_predictions, predict_split, predictions_path
-from lungseg_utils.runs import load_run, stage_histories
-from lungseg_utils.training import BatchDataset, compile_model, train
+from lungseg_utils.preparation.augmentation import NONE, Augmentation
+from lungseg_utils.preparation.batches import CaseBatches
+from lungseg_utils.preparation.imaging import Preprocessing
+from lungseg_utils.segment.predict import load_predictions, predict_split, predictions_path
+from lungseg_utils.training.callbacks import EpochClock
+from lungseg_utils.training.checkpoints import LAST, Progress, restore_checkpoint, save_checkpoint
+from lungseg_utils.training.config import TrainingConfig
+from lungseg_utils.training.runs import load_run, stage_histories
+from lungseg_utils.training.train import BatchDataset, compile_model, train
 from tests.tiny import tiny_cases
 
 TRAIN, VAL = tiny_cases(8, seed=0), tiny_cases(4, seed=1, split="val")
@@ -210,7 +210,7 @@ def test_divergence_stops_with_an_error_that_says_what_to_do(tmp_path, monkeypat
     def broken_loss(y_true, y_pred):
         return keras.ops.mean(y_pred, axis=(1, 2, 3)) * float("nan")
 
-    monkeypatch.setattr("lungseg_utils.training.get_loss", lambda name: broken_loss)
+    monkeypatch.setattr("lungseg_utils.training.train.get_loss", lambda name: broken_loss)
 
     with pytest.raises(TrainingDivergedError, match="LEARNING_RATE"):
         train(tiny_config(), TRAIN, VAL, tmp_path / "unet")
@@ -348,7 +348,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests.test_training import MORE, VAL, two_device_config
-from lungseg_utils.training import train
+from lungseg_utils.training.train import train
 train(two_device_config("mirrored", epochs=int(sys.argv[2])), MORE, VAL, sys.argv[1])
 assert len(tf.config.list_logical_devices("CPU")) == 2
 """
@@ -451,7 +451,9 @@ def test_tensorboard_writes_into_the_run_where_it_is_installed(tmp_path, monkeyp
             super().__init__()
             made.append(log_dir)
 
-    monkeypatch.setattr("lungseg_utils.training.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(
+        "lungseg_utils.training.train.importlib.util.find_spec", lambda name: object()
+    )
     monkeypatch.setattr(keras.callbacks, "TensorBoard", Recording)
 
     train(tiny_config(epochs=1), TRAIN, VAL, tmp_path / "unet", tensorboard=True)
@@ -460,9 +462,11 @@ def test_tensorboard_writes_into_the_run_where_it_is_installed(tmp_path, monkeyp
 
 
 def test_a_run_goes_on_in_its_own_precision_on_another_gpu(tmp_path, monkeypatch):
-    monkeypatch.setattr("lungseg_utils.training.resolve_precision", lambda wanted: "mixed_float16")
+    monkeypatch.setattr(
+        "lungseg_utils.training.train.resolve_precision", lambda wanted: "mixed_float16"
+    )
     train(tiny_config(epochs=1), TRAIN, VAL, tmp_path / "unet")
-    monkeypatch.setattr("lungseg_utils.training.resolve_precision", lambda wanted: "float32")
+    monkeypatch.setattr("lungseg_utils.training.train.resolve_precision", lambda wanted: "float32")
 
     run = train(tiny_config(epochs=2), TRAIN, VAL, tmp_path / "unet")
 
@@ -473,7 +477,7 @@ def test_a_run_goes_on_in_its_own_precision_on_another_gpu(tmp_path, monkeypatch
 def test_tensorboard_is_left_out_with_a_word_where_it_is_not_installed(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("lungseg_utils.training.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("lungseg_utils.training.train.importlib.util.find_spec", lambda name: None)
 
     train(tiny_config(epochs=1), TRAIN, VAL, tmp_path / "unet", tensorboard=True)
 

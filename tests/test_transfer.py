@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from misbehaving_server import Answer, MisbehavingServer, Served
 
-from lungseg_utils.data import partial_file
-from lungseg_utils.data.http_answers import (
+from lungseg_utils.acquire import partial_file
+from lungseg_utils.acquire.http_answers import (
     Version,
     read_length,
     read_range,
     read_retry_after,
 )
-from lungseg_utils.data.transfer import MissingFileError, Patience, download_file
+from lungseg_utils.acquire.transfer import MissingFileError, Patience, download_file
 from lungseg_utils.errors import DownloadError, LungsegError, StorageError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -460,7 +460,7 @@ def test_a_killed_download_goes_on_where_it_stopped(server, target: Path):
     server.script(PATH, Answer(stall_after=100_000))
     call = f"download_file({server.url(PATH)!r}, {str(target)!r})"
     process = subprocess.Popen(
-        [sys.executable, "-c", f"from lungseg_utils.data.transfer import *; {call}"],
+        [sys.executable, "-c", f"from lungseg_utils.acquire.transfer import *; {call}"],
         stderr=subprocess.DEVNULL,
     )
     part = target.parent / "x.png.part"

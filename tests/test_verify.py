@@ -11,12 +11,12 @@ import h5py
 import numpy as np
 import pytest
 
-from lungseg_utils.data.pairing import pair_bundle
-from lungseg_utils.data.prepare import prepare
-from lungseg_utils.data.sources import fetch
-from lungseg_utils.data.stitching import write_stitched
+from lungseg_utils.acquire.sources import fetch
+from lungseg_utils.bundle import pair_bundle
 from lungseg_utils.errors import MissingInputError
-from lungseg_utils.records import file_sha256, write_json
+from lungseg_utils.files.records import file_sha256, write_json
+from lungseg_utils.preparation.arrays import prepare
+from lungseg_utils.preparation.stitching import write_stitched
 from lungseg_utils.verify import main, verify_workspace
 from lungseg_utils.workspace import Workspace, open_workspace
 

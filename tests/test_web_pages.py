@@ -8,7 +8,7 @@ from bundles import png_header
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg_utils.data.web_pages import looks_like_web_page, web_page_error
+from lungseg_utils.acquire.web_pages import looks_like_web_page, web_page_error
 
 QUOTA = (
     "<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title>"

@@ -11,11 +11,11 @@ import keras
 import numpy as np
 import pytest
 
-from lungseg_utils.config import TrainingConfig
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.files.records import write_json
 from lungseg_utils.models.registry import build_model
-from lungseg_utils.records import write_json
-from lungseg_utils.runs import load_run
+from lungseg_utils.training.config import TrainingConfig
+from lungseg_utils.training.runs import load_run
 
 CONFIGS = {
     "unet": TrainingConfig(size=16, model_options={"base_filters": 2, "depth": 1}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lungseg_utils.data.cases import Cases
+from lungseg_utils.preparation.cases import Cases
 
 
 def tiny_cases(count: int = 8, size: int = 32, seed: int = 0, split: str = "train") -> Cases:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.evaluation.postprocess import SMALLEST_LUNG
+from lungseg_utils.segment.postprocess import SMALLEST_LUNG
 
 REGIONS = ("both", "right", "left")
 METRICS = ("dice", "iou", "accuracy", "hd95_px", "assd_px", "hd95_mm", "assd_mm")

@@ -11,7 +11,6 @@ from lungseg_utils.environment import versions
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.intervals import CONFIDENCE, MINIMUM_PATIENTS, RESAMPLES, SEED
 from lungseg_utils.evaluation.metrics import METRICS
-from lungseg_utils.evaluation.postprocess import SMALLEST_LUNG, THRESHOLD
 from lungseg_utils.evaluation.scoring import predicted_mask, score_run
 from lungseg_utils.evaluation.summaries import (
     empty_predictions,
@@ -24,7 +23,8 @@ from lungseg_utils.evaluation.summaries import (
     without_two_lungs,
     worst_cases,
 )
-from lungseg_utils.records import file_sha256, write_atomically, write_json
+from lungseg_utils.files.records import file_sha256, write_atomically, write_json
+from lungseg_utils.segment.postprocess import SMALLEST_LUNG, THRESHOLD
 from lungseg_utils.workspace import Workspace
 
 __all__ = [

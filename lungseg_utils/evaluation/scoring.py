@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lungseg_utils.data.imaging import resize_probability
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.metrics import METRICS, Spacing, score_case, split_lungs
-from lungseg_utils.evaluation.postprocess import clean_mask, to_mask
+from lungseg_utils.preparation.imaging import resize_probability
+from lungseg_utils.segment.postprocess import clean_mask, to_mask
 
 if TYPE_CHECKING:
-    from lungseg_utils.data.cases import Cases
+    from lungseg_utils.preparation.cases import Cases
 
 STAGES = ("raw", "post")
 AGE_BANDS = {"under 16": 0, "16-39": 16, "40-64": 40, "65 and over": 65}

@@ -38,12 +38,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from lungseg_utils.config import TrainingConfig
-from lungseg_utils.data.archives import unpack_zip
-from lungseg_utils.data.imaging import read_image, read_mask
-from lungseg_utils.data.manifest import default_manifest_path, load_manifest
+from lungseg_utils.acquire.archives import unpack_zip
 from lungseg_utils.errors import ImageFileError, LungsegError
-from lungseg_utils.shipped import load_shipped
+from lungseg_utils.manifest import default_manifest_path, load_manifest
+from lungseg_utils.preparation.imaging import read_image, read_mask
+from lungseg_utils.segment.shipped import load_shipped
+from lungseg_utils.training.config import TrainingConfig
 
 BATCH = 500
 SECONDS = 10  # the longest that one case of a few kilobytes may take

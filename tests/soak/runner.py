@@ -83,7 +83,7 @@ def failure_of(outcome: dict) -> str:
 
 def _pack_bundle(folder: Path) -> Path:
     """A zip of phantoms, one of them with a mask that preparation leaves out."""
-    from lungseg_utils.data.phantom import write_phantom_bundle
+    from lungseg_utils.phantom.sets import write_phantom_bundle
 
     write_phantom_bundle(folder, count=8, size=128, unlabelled=1)
     last = sorted((folder / "masks").glob("*.png"))[-1]

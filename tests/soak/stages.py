@@ -34,8 +34,8 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def download(workspace, url: str) -> None:
-    from lungseg_utils.data.sources import fetch
-    from lungseg_utils.data.transfer import Patience, download_file
+    from lungseg_utils.acquire.sources import fetch
+    from lungseg_utils.acquire.transfer import Patience, download_file
 
     def slowly(count: int) -> None:
         time.sleep(0.01)  # the loopback is too fast to be hit in the middle
@@ -46,16 +46,16 @@ def download(workspace, url: str) -> None:
 
 
 def preparation(workspace, url: str) -> None:
-    from lungseg_utils.data.pairing import pair_bundle
-    from lungseg_utils.data.prepare import prepare
-    from lungseg_utils.data.sources import ensure_raw
+    from lungseg_utils.acquire.sources import ensure_raw
+    from lungseg_utils.bundle import pair_bundle
+    from lungseg_utils.preparation.arrays import prepare
 
     prepare(pair_bundle(ensure_raw(workspace)), workspace, SIZE)
 
 
 def stitching(workspace, url: str) -> None:
-    from lungseg_utils.data.prepare import load_prepared
-    from lungseg_utils.data.stitching import load_stitched, write_stitched
+    from lungseg_utils.preparation.arrays import load_prepared
+    from lungseg_utils.preparation.stitching import load_stitched, write_stitched
 
     write_stitched(load_prepared(workspace, SIZE), workspace)
     load_stitched(workspace, SIZE, "train")
@@ -64,10 +64,10 @@ def stitching(workspace, url: str) -> None:
 def training(workspace, url: str) -> None:
     import tensorflow as tf
 
-    from lungseg_utils import callbacks
-    from lungseg_utils.config import TrainingConfig
-    from lungseg_utils.data.prepare import load_prepared
-    from lungseg_utils.training import train
+    from lungseg_utils.preparation.arrays import load_prepared
+    from lungseg_utils.training import callbacks
+    from lungseg_utils.training.config import TrainingConfig
+    from lungseg_utils.training.train import train
 
     # The same bits every time, on the CPU; users may do likewise before they call train().
     tf.config.experimental.enable_op_determinism()
@@ -89,7 +89,7 @@ def serve(folder: Path, stages: list[str]) -> None:
     `room` on a disk.
     """
     if "training" in stages:  # so that no child need import TensorFlow
-        importlib.import_module("lungseg_utils.training")
+        importlib.import_module("lungseg_utils.training.train")
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         print(json.dumps(_run(json.loads(line), folder / "log.txt")), flush=True)
@@ -157,8 +157,8 @@ def _run_disturbed(request: dict) -> dict:
 
 def _refusal(request: dict) -> str:
     """Run a stage; what it said when it refused, with an error of ours that has all its parts."""
-    from lungseg_utils import storage
     from lungseg_utils.errors import LungsegError
+    from lungseg_utils.files import storage
     from lungseg_utils.workspace import open_workspace
 
     storage.DELAYS = (0,) * len(storage.DELAYS)

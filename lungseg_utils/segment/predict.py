@@ -1,0 +1,168 @@
+"""A run's probabilities for a split, written where the evaluation reads them."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from lungseg_utils.errors import LungsegError, MissingInputError, StaleOutputError
+from lungseg_utils.files.records import file_sha256, write_atomically
+from lungseg_utils.preparation.arrays import data_digest, load_prepared
+from lungseg_utils.preparation.cases import Cases
+from lungseg_utils.preparation.imaging import to_model_input
+from lungseg_utils.training.memory import explained_exhaustion
+from lungseg_utils.training.runs import NOTEBOOKS, Run
+from lungseg_utils.workspace import Workspace
+
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def predict_split(run: Run, cases: Cases, split: str, batch_size: int = 8) -> Path:
+    """Write a run's probabilities for the cases of a split.
+
+    Skipped when the file holds these cases and this run's best weights already.
+
+    Args:
+        run: The run; its preprocessing is applied to the images.
+        cases: Prepared cases at the run's size, of any split.
+        split: `train`, `val`, `test`, `excluded` or `unlabelled`.
+        batch_size: Images predicted at once.
+
+    Returns:
+        `runs/<name>/predictions/<split>.npz`: `ids` (N,) text, `probability` float16
+        `(N, size, size)` in [0, 1], `digest` of weights and images.
+
+    Raises:
+        LungsegError: The cases were prepared at another size.
+    """
+    if cases.size != run.config.size:
+        raise LungsegError(
+            f"The run {run.name} predicts at {run.config.size} pixels.",
+            f"cases prepared at {cases.size}",
+            "Pass load_prepared(workspace, run.config.size).",
+        )
+    path = predictions_path(run.folder, split)
+    digest = _wanted_digest(run, cases)
+    if path.is_file() and _stored_digest(path) == digest:
+        return path
+    chosen = cases.select(split)
+    model = run.load_model()
+    probability = np.empty((len(chosen), cases.size, cases.size), np.float16)
+    starts = range(0, len(chosen), batch_size)
+    for start in tqdm(starts, desc=f"Predicting {split}", unit="batch"):
+        images = chosen.images[start : start + batch_size]
+        probability[start : start + batch_size] = predict_images(run, model, images)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                ids=np.array(chosen.ids, dtype=np.str_),
+                probability=probability,
+                digest=np.array(digest),
+            )
+
+    return write_atomically(path, write)
+
+
+def predict_images(run: Run, model, images: np.ndarray) -> np.ndarray:
+    """Probabilities of a batch of images at the run's size.
+
+    Args:
+        run: Gives the preprocessing.
+        model: What `run.load_model()` returned.
+        images: uint8 `(N, size, size)` grey.
+
+    Returns:
+        float32 `(N, size, size)` in [0, 1].
+
+    Raises:
+        MemoryExhaustedError: The batch does not fit; says what to lower.
+    """
+    import keras
+
+    inputs = to_model_input(run.config.preprocessing.apply_all(np.asarray(images)))
+    with explained_exhaustion(
+        f"A batch of {len(inputs)} X-rays of {inputs.shape[1]} × {inputs.shape[2]} pixels",
+        "Lower batch_size where there are several, end other notebooks that use the GPU, or take "
+        "a run of lower SIZE or BASE_FILTERS.",
+    ):
+        # Called directly: `predict` would compile anew for each split and each smaller batch.
+        return keras.ops.convert_to_numpy(model(inputs, training=False))[..., 0]
+
+
+def load_predictions(run_folder: Path | str, split: str) -> tuple[list[str], np.ndarray]:
+    """Read what `predict_split` wrote.
+
+    Returns:
+        The image ids, and float32 probabilities `(N, size, size)` in their order.
+
+    Raises:
+        MissingInputError: The run has no predictions for this split.
+        LungsegError: They are damaged.
+    """
+    path = predictions_path(Path(run_folder), split)
+    if not path.is_file():
+        notebook = NOTEBOOKS.get(Path(run_folder).name, "that trains it")
+        raise MissingInputError(
+            "A run's predictions must be written before they are evaluated.",
+            f"no file {path}",
+            f"Run notebook {notebook} first, or check RUNS and SPLIT.",
+        )
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["ids"].tolist(), arrays["probability"].astype(np.float32)
+    except _DAMAGED as error:
+        raise LungsegError(
+            "A run's predictions are whole, as they were written.",
+            f"{path} ({error})",
+            "Delete the file and run the notebook that trained the run: it predicts again.",
+        ) from error
+
+
+def check_predictions(workspace: Workspace, run: Run, split: str, eval_size: int) -> None:
+    """Refuse predictions that are not of the run's best weights and of the prepared X-rays.
+
+    Args:
+        workspace: Holds the prepared X-rays.
+        run: The run.
+        split: The split that is scored.
+        eval_size: The size it is scored at.
+
+    Raises:
+        MissingInputError: The run has no predictions for this split.
+        StaleOutputError: The run went on, or the X-rays were prepared anew, after predicting.
+    """
+    ids, _ = load_predictions(run.folder, split)
+    cases = load_prepared(workspace, run.config.size)
+    path = predictions_path(run.folder, split)
+    same_data = data_digest(workspace, run.config.size) == data_digest(workspace, eval_size)
+    current = _stored_digest(path) == _wanted_digest(run, cases)
+    if not (same_data and current and ids == cases.select(split).ids):
+        changed = "the best weights or the X-rays" if same_data else "the X-rays of one size"
+        raise StaleOutputError(
+            "Predictions are scored for the weights and the X-rays they were made from.",
+            f"{path}, older than {changed}",
+            f"Run notebook {NOTEBOOKS[run.config.model]} again; if it finds other X-rays, run "
+            "03_preprocess_and_stitch for all sizes first.",
+        )
+
+
+def predictions_path(run_folder: Path, split: str) -> Path:
+    """Where a run's predictions for a split lie."""
+    return run_folder / "predictions" / f"{split}.npz"
+
+
+def _wanted_digest(run: Run, cases: Cases) -> str:
+    return f"{file_sha256(run.best_weights)} {cases.digest}"
+
+
+def _stored_digest(path: Path) -> str:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return str(arrays["digest"])
+    except _DAMAGED:
+        return ""  # damaged or foreign: predicted again
