@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.figures import differences_of, figures_of
-from lungseg_utils.bundle import Pairing, compress_ranges, pair_bundle
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.bundle import Pairing, pair_bundle
+from lungseg_utils.errors import LungsegError, compress_ranges
 from lungseg_utils.evaluation.networks import Network, made_with
 from lungseg_utils.preparation.arrays import data_digest, prepare
 from lungseg_utils.preparation.cases import Cases

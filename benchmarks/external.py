@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm.contrib.concurrent import thread_map
 
 from benchmarks.figures import figures_of
-from lungseg_utils.bundle import compress_ranges, list_images
-from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
+from lungseg_utils.bundle import list_images
+from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError, compress_ranges
 from lungseg_utils.evaluation.networks import Network, made_with
 from lungseg_utils.evaluation.scoring import score_run
-from lungseg_utils.files.parallel import map_in_threads
 from lungseg_utils.files.records import digest_of, file_sha256
 from lungseg_utils.manifest import Case
 from lungseg_utils.preparation.cases import Cases, index_of
@@ -99,7 +99,7 @@ def score_external(
     Raises:
         ImageFileError: A file cannot be read, or a mask has another size than its film.
     """
-    sizes = map_in_threads(_checked_size, films, "Checking films")
+    sizes = thread_map(_checked_size, films, desc="Checking films", unit="case")
     scores = pd.concat([_score(network, films) for network in networks.values()], ignore_index=True)
     digests = {film.name: [file_sha256(film.image), file_sha256(film.mask)] for film in films}
     part = {
@@ -133,7 +133,7 @@ def _score(network: Network, films: Sequence[Film]) -> pd.DataFrame:
         one = probability[number : number + 1]
         return score_run(network.run.name, film.ids, one, film, workers=1, progress=False)
 
-    tables = map_in_threads(score, range(len(films)), f"Scoring {network.run.name}")
+    tables = thread_map(score, range(len(films)), desc=f"Scoring {network.run.name}", unit="case")
     return pd.concat(tables, ignore_index=True)
 
 

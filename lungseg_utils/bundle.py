@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lungseg_utils.errors import MissingInputError
+from lungseg_utils.errors import MissingInputError, compress_ranges
 from lungseg_utils.manifest import MANIFEST_NAME, Case, load_manifest
 
 IMAGE_FOLDER = "CXR_png"
@@ -172,19 +171,6 @@ def pair_bundle(folder: Path | str, manifest: list[Case] | None = None) -> Pairi
     return pairing
 
 
-def compress_ranges(names: Iterable[str]) -> list[str]:
-    """Shorten runs of names that count upwards: `X_0036_0` … `X_0040_0` to `X_0036_0–0040_0`."""
-    runs: list[list[str]] = []
-    for name in names:
-        if runs and _follows(runs[-1][-1], name):
-            runs[-1].append(name)
-        else:
-            runs.append([name])
-    return [
-        run[0] if len(run) == 1 else f"{run[0]}–{_numbered(run[-1]).group('tail')}" for run in runs
-    ]
-
-
 def _place(case: Case, images: list[Path], masks: MaskFiles, pairing: Pairing) -> None:
     if not images:
         pairing.missing_images.append(case.image_id)
@@ -234,22 +220,6 @@ def _by_id(paths: Iterable[Path], naming_suffix: str = "") -> dict[str, list[Pat
     for path in paths:
         files[path.stem.removesuffix(naming_suffix)].append(path)
     return dict(files)
-
-
-def _numbered(name: str) -> re.Match[str] | None:
-    return re.fullmatch(r"(?P<head>.*?_)(?P<tail>(?P<number>\d+)(?P<rest>_.*))", name)
-
-
-def _follows(first: str, second: str) -> bool:
-    one, two = _numbered(first), _numbered(second)
-    return bool(
-        one
-        and two
-        and one["head"] == two["head"]
-        and one["rest"] == two["rest"]
-        and len(one["number"]) == len(two["number"])
-        and int(two["number"]) == int(one["number"]) + 1
-    )
 
 
 def _listed(title: str, names: list[str]) -> list[str]:

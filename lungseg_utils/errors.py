@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
+_SHOWN_NAMES = 20
+
 
 class LungsegError(ValueError):
     """A rule was broken by what the user passed or by what lies in the workspace.
@@ -64,3 +69,39 @@ class TrainingDivergedError(LungsegError):
 
 class SeriesError(LungsegError):
     """The series of notebooks cannot run as asked, or one of them failed."""
+
+
+def shortened(names: Iterable[str]) -> list[str]:
+    """The first names, and how many more there are, for messages."""
+    names = list(names)
+    more = len(names) - _SHOWN_NAMES
+    return [*names[:_SHOWN_NAMES], f"and {more} more"] if more > 0 else names
+
+
+def compress_ranges(names: Iterable[str]) -> list[str]:
+    """Shorten runs of names that count upwards: `X_0036_0` … `X_0040_0` to `X_0036_0–0040_0`."""
+    runs: list[list[str]] = []
+    for name in names:
+        if runs and _follows(runs[-1][-1], name):
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return [
+        run[0] if len(run) == 1 else f"{run[0]}–{_numbered(run[-1]).group('tail')}" for run in runs
+    ]
+
+
+def _numbered(name: str) -> re.Match[str] | None:
+    return re.fullmatch(r"(?P<head>.*?_)(?P<tail>(?P<number>\d+)(?P<rest>_.*))", name)
+
+
+def _follows(first: str, second: str) -> bool:
+    one, two = _numbered(first), _numbered(second)
+    return bool(
+        one
+        and two
+        and one["head"] == two["head"]
+        and one["rest"] == two["rest"]
+        and len(one["number"]) == len(two["number"])
+        and int(two["number"]) == int(one["number"]) + 1
+    )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lungseg_utils.errors import LungsegError, StorageError
+from lungseg_utils.errors import LungsegError
 
 DRIVE_MOUNT = "/content/drive"
-_FREE_SOME = "Free some space, or choose a WORKSPACE on another disk."
 
 
 @dataclass(frozen=True)
@@ -155,27 +153,6 @@ def locate_workspace(path: str | Path = "", drive: str = DRIVE_MOUNT) -> Workspa
         root = Path("workspace").resolve()
     scratch = Path(tempfile.gettempdir()) / "lungseg_scratch" if in_colab() else root / "scratch"
     return Workspace(root, scratch)
-
-
-def require_space(folder: Path, needed: int, what: str, advice: str = _FREE_SOME) -> None:
-    """Refuse to start writing what the disk cannot hold.
-
-    Args:
-        folder: An existing folder on that disk.
-        needed: Bytes.
-        what: What is to be written, for the message.
-        advice: What the user can do.
-
-    Raises:
-        StorageError: Less is free.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise StorageError(
-            f"{what} needs {needed / 1e6:.1f} MB of free disk space.",
-            f"{free / 1e6:.1f} MB free at {folder}",
-            advice,
-        )
 
 
 def _make_writable(folder: Path) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm.contrib.concurrent import thread_map
+
 from lungseg_utils.acquire.arrival import list_files, record_path, recorded_hashes
 from lungseg_utils.acquire.raw_bundles import RECORD as FETCHED
 from lungseg_utils.acquire.raw_bundles import find_bundle_or_none, read_record
-from lungseg_utils.files.parallel import map_in_threads
 from lungseg_utils.files.records import digest_of, file_sha256, read_json
 
 _AGAIN_02 = (
@@ -178,7 +179,7 @@ def _compare_hashes(
             return f"cannot be read: {error.strerror}"
         return "" if found == hashes[name] else "not the file that arrived first (SHA-256)"
 
-    faults = map_in_threads(fault, names, f"Verifying {request['source']}", unit="file")
+    faults = thread_map(fault, names, desc=f"Verifying {request['source']}", unit="file")
     for name, found in zip(names, faults, strict=True):
         if found:
             yield Damage(bundle / name, found, _AGAIN_02)

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lungseg_utils.acquire.archives as archives
-from lungseg_utils.acquire.archives import shortened, unpack_zip
-from lungseg_utils.errors import DownloadError
+from lungseg_utils.acquire.archives import unpack_zip
+from lungseg_utils.errors import DownloadError, shortened
 
 
 def write_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
 from lungseg_utils.errors import ImageFileError, LungsegError
-from lungseg_utils.files import image_files
+from lungseg_utils.files import images as image_files
 from lungseg_utils.preparation.imaging import (
     Preprocessing,
     preprocess,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg_utils.bundle import Pairing, compress_ranges, find_bundle, pair_bundle
-from lungseg_utils.errors import ManifestError, MissingInputError
+from lungseg_utils.bundle import Pairing, find_bundle, pair_bundle
+from lungseg_utils.errors import ManifestError, MissingInputError, compress_ranges
 from lungseg_utils.manifest import Case, load_manifest, write_manifest
 
 

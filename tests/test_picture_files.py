@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.files.pictures import encode_picture, write_png
+from lungseg_utils.files.images import encode_picture, write_png
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
 

@@ -27,7 +27,7 @@ from lungseg_utils.errors import (
     ManifestError,
     MissingInputError,
 )
-from lungseg_utils.files.image_files import FORMATS
+from lungseg_utils.files.images import FORMATS
 from lungseg_utils.manifest import LEARNING_SPLITS, Case, count_splits, write_manifest
 from tools.readings import Reading, parse_reading
 

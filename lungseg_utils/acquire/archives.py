@@ -9,11 +9,11 @@ import struct
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from lungseg_utils.errors import DownloadError
+from lungseg_utils.errors import DownloadError, shortened
 from lungseg_utils.files.storage import explained
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ _DAMAGE = (
     OSError,
 )
 _COPY_BYTES = 1 << 20
-_SHOWN_NAMES = 20
 
 
 def unpack_zip(
@@ -90,13 +89,6 @@ def unpack_zip(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return total
-
-
-def shortened(names: Iterable[str]) -> list[str]:
-    """The first names, and how many more there are, for messages."""
-    names = list(names)
-    more = len(names) - _SHOWN_NAMES
-    return [*names[:_SHOWN_NAMES], f"and {more} more"] if more > 0 else names
 
 
 def _check_empty(folder: Path) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lungseg_utils.acquire.archives import shortened
+from tqdm.contrib.concurrent import thread_map
+
 from lungseg_utils.acquire.web_pages import looks_like_web_page, web_page_error
 from lungseg_utils.bundle import (
     IMAGE_FOLDER,
@@ -22,8 +23,7 @@ from lungseg_utils.bundle import (
     find_bundle,
     list_images,
 )
-from lungseg_utils.errors import DownloadError, LungsegError
-from lungseg_utils.files.parallel import map_in_threads
+from lungseg_utils.errors import DownloadError, LungsegError, shortened
 from lungseg_utils.files.records import digest_of, file_sha256, read_json, write_json
 from lungseg_utils.manifest import MANIFEST_NAME, Case, load_manifest
 
@@ -121,8 +121,8 @@ def check_bundle(folder: Path | str, manifest: Sequence[Case] | None = None) -> 
             f"no image file in {bundle / IMAGE_FOLDER}",
             "Fetch it again, or choose another SOURCE.",
         )
-    read = map_in_threads(
-        lambda name: _read_once(bundle, name), names, "Checking files", unit="file"
+    read = thread_map(
+        lambda name: _read_once(bundle, name), names, desc="Checking files", unit="file"
     )
     files = dict(zip(names, read, strict=True))
     own = bundle / MANIFEST_NAME
@@ -251,7 +251,7 @@ def _decode(content: bytes) -> tuple[tuple[int, int] | None, str]:
     """Width and height of an image, or why it cannot be decoded."""
     from PIL import Image
 
-    from lungseg_utils.files.image_files import FORMATS, PIXEL_LIMIT
+    from lungseg_utils.files.images import FORMATS, PIXEL_LIMIT
 
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:

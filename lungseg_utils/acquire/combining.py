@@ -16,8 +16,8 @@ from lungseg_utils.bundle import (
     MASK_FOLDER,
     READINGS_FOLDER,
     RIGHT_MASK_FOLDER,
-    compress_ranges,
 )
+from lungseg_utils.errors import compress_ranges
 from lungseg_utils.manifest import MANIFEST_NAME, Case
 
 

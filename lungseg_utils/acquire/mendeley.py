@@ -11,10 +11,10 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lungseg_utils.acquire.archives import shortened, unpack_zip
+from lungseg_utils.acquire.archives import unpack_zip
 from lungseg_utils.acquire.transfer import download_file
-from lungseg_utils.bundle import IMAGE_FOLDER, MASK_FOLDER, SUFFIXES, compress_ranges
-from lungseg_utils.errors import DownloadError
+from lungseg_utils.bundle import IMAGE_FOLDER, MASK_FOLDER, SUFFIXES
+from lungseg_utils.errors import DownloadError, compress_ranges, shortened
 from lungseg_utils.manifest import Case, load_manifest
 
 PAGE = "https://doi.org/10.17632/8gf9vpkhgy.2"

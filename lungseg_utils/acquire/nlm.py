@@ -14,7 +14,6 @@ import requests
 from tqdm.auto import tqdm
 
 from lungseg_utils.acquire import download
-from lungseg_utils.acquire.archives import shortened
 from lungseg_utils.acquire.transfer import MissingFileError, Patience, download_file
 from lungseg_utils.bundle import (
     IMAGE_FOLDER,
@@ -22,12 +21,11 @@ from lungseg_utils.bundle import (
     MASK_FOLDER,
     READINGS_FOLDER,
     RIGHT_MASK_FOLDER,
-    compress_ranges,
 )
-from lungseg_utils.errors import DownloadError
+from lungseg_utils.errors import DownloadError, compress_ranges, shortened
 from lungseg_utils.files.records import write_atomically
+from lungseg_utils.files.storage import require_space
 from lungseg_utils.manifest import Case, load_manifest
-from lungseg_utils.workspace import require_space
 
 _ROOT = "https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets"
 SET_URLS = {

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lungseg_utils.acquire import combining, raw_bundles
-from lungseg_utils.acquire.archives import shortened, unpack_zip
+from lungseg_utils.acquire.archives import unpack_zip
 from lungseg_utils.acquire.arrival import (
     Arrival,
     changed_files,
@@ -25,7 +25,7 @@ from lungseg_utils.acquire.combining import Part
 from lungseg_utils.acquire.download import download_from_drive, download_from_kaggle
 from lungseg_utils.acquire.source_request import OWN_SOURCES, describe_requests, join_requests
 from lungseg_utils.bundle import find_bundle
-from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
+from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError, shortened
 from lungseg_utils.files.locks import hold
 from lungseg_utils.files.records import digest_of, remove_partial, require_record, write_json
 from lungseg_utils.files.storage import explained

@@ -23,8 +23,7 @@ from lungseg_utils.acquire.http_answers import (
 from lungseg_utils.acquire.partial_file import PartialFile, remove_record
 from lungseg_utils.acquire.web_pages import looks_like_web_page, web_page_error
 from lungseg_utils.errors import DownloadError
-from lungseg_utils.files.storage import explained
-from lungseg_utils.workspace import require_space
+from lungseg_utils.files.storage import explained, require_space
 
 _BLOCK_BYTES = 1 << 20
 # An attempt that brought this much more than any before it begins the count of failures anew.

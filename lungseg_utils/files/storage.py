@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ _Result = TypeVar("_Result")
 
 # Seconds between attempts: a mounted Drive comes back within these, or not by itself.
 DELAYS = (1.0, 2.0, 4.0, 8.0)
+_FREE_SOME = "Free some space, or choose a WORKSPACE on another disk."
 
 
 def _numbers(*names: str) -> frozenset[int]:
@@ -68,6 +70,27 @@ def retry_passing(action: Callable[[], _Result]) -> _Result:
                 raise
         time.sleep(delay)
     return action()
+
+
+def require_space(folder: Path, needed: int, what: str, advice: str = _FREE_SOME) -> None:
+    """Refuse to start writing what the disk cannot hold.
+
+    Args:
+        folder: An existing folder on that disk.
+        needed: Bytes.
+        what: What is to be written, for the message.
+        advice: What the user can do.
+
+    Raises:
+        StorageError: Less is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(
+            f"{what} needs {needed / 1e6:.1f} MB of free disk space.",
+            f"{free / 1e6:.1f} MB free at {folder}",
+            advice,
+        )
 
 
 def flush_to_disk(path: Path) -> None:

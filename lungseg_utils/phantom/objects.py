@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lungseg_utils.files.pictures import encode_picture
+from lungseg_utils.files.images import encode_picture
 from lungseg_utils.files.records import write_atomically
 
 COLUMNS = ("image", "annotation", "background", "object")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm.contrib.concurrent import thread_map
 
 from lungseg_utils.errors import LungsegError, MissingInputError, UnusableMaskError
 from lungseg_utils.files.locks import hold
-from lungseg_utils.files.parallel import map_in_threads
 from lungseg_utils.files.records import (
     check_reusable,
     digest_of,
@@ -24,12 +24,12 @@ from lungseg_utils.files.records import (
     require_record,
     write_json,
 )
-from lungseg_utils.files.storage import explained
+from lungseg_utils.files.storage import explained, require_space
 from lungseg_utils.manifest import to_row
 from lungseg_utils.preparation.cases import Cases, index_of, index_text, read_index
 from lungseg_utils.preparation.imaging import read_image, resize_image, resize_mask
 from lungseg_utils.preparation.pair_files import read_pair
-from lungseg_utils.workspace import Workspace, require_space
+from lungseg_utils.workspace import Workspace
 
 if TYPE_CHECKING:
     from lungseg_utils.bundle import Pair, Pairing
@@ -165,7 +165,7 @@ def _record_of(pairs: list[Pair], size: int, workers: int | None) -> dict:
         files = [_digest_of_file(path) for path in (pair.image, *pair.masks)]
         return digest_of({"row": to_row(pair.case), "files": files})
 
-    digests = map_in_threads(digest, pairs, "Checking files", workers)
+    digests = thread_map(digest, pairs, desc="Checking files", unit="case", max_workers=workers)
     record = {
         "version": _VERSION,
         "size": size,
@@ -274,7 +274,13 @@ def _fill(
         else:
             done[row] = _checksum(images[row], masks[row])
 
-    map_in_threads(write_row, range(len(pairs)), f"Preparing {size} × {size}", workers)
+    thread_map(
+        write_row,
+        range(len(pairs)),
+        desc=f"Preparing {size} × {size}",
+        unit="case",
+        max_workers=workers,
+    )
     kept = [row for row, pair in enumerate(pairs) if pair.case.image_id not in findings["left_out"]]
     if not kept:
         raise LungsegError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lungseg_utils.errors import ImageFileError, LungsegError, UnusableMaskError
-from lungseg_utils.files.image_files import (
+from lungseg_utils.files.images import (
     MaskColours,
     bands_of,
     channels_to_grey,

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm.contrib.concurrent import thread_map
 
 from lungseg_utils.errors import LungsegError, MissingInputError
+from lungseg_utils.files.images import encode_picture
 from lungseg_utils.files.locks import hold
-from lungseg_utils.files.parallel import map_in_threads
-from lungseg_utils.files.pictures import encode_picture
 from lungseg_utils.files.records import (
     check_reusable,
     digest_of,
@@ -184,7 +184,7 @@ def load_stitched(workspace: Workspace, size: int, split: str | Sequence[str]) -
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
         return unstitch(read_image(folder / name))
 
-    pairs = map_in_threads(read, names, f"Reading {', '.join(wanted)}")
+    pairs = thread_map(read, names, desc=f"Reading {', '.join(wanted)}", unit="case")
     arrays = np.array(pairs, dtype=np.uint8).reshape(len(names), 2, size, size)
     return Cases(arrays[:, 0].copy(), arrays[:, 1].copy(), index, digest_of(record))
 

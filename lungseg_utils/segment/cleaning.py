@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
-from lungseg_utils.files.image_files import SUFFIXES
+from lungseg_utils.files.images import SUFFIXES, write_png
 from lungseg_utils.files.locks import hold
-from lungseg_utils.files.pictures import write_png
 from lungseg_utils.files.records import (
     check_reusable,
     discard_folder,

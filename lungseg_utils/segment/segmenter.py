@@ -12,9 +12,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from lungseg_utils.errors import ImageFileError, MissingInputError
-from lungseg_utils.files.image_files import SUFFIXES
+from lungseg_utils.files.images import SUFFIXES, write_png
 from lungseg_utils.files.locks import hold
-from lungseg_utils.files.pictures import write_png
 from lungseg_utils.files.records import publish_folder, write_atomically
 from lungseg_utils.files.storage import explained
 from lungseg_utils.preparation.imaging import read_image, resize_image, resize_probability

@@ -17,10 +17,9 @@ from tqdm.auto import tqdm
 
 from lungseg_utils.errors import StorageError, TrainingDivergedError
 from lungseg_utils.files.records import write_atomically
-from lungseg_utils.files.storage import explained
+from lungseg_utils.files.storage import explained, require_space
 from lungseg_utils.training.checkpoints import LAST, Progress, save_checkpoint
 from lungseg_utils.training.runs import BEST, HISTORY
-from lungseg_utils.workspace import require_space
 
 MONITOR = "val_dice"
 
