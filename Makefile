@@ -13,7 +13,7 @@
 
 READY := .venv/ready$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 CONSTRAINTS := tests/constraints-colab.txt
-RUN_SERIES := .venv/bin/python -m tools.series run
+RUN_SERIES := .venv/bin/python -m tools.series
 
 .PHONY: help demo test soak real benchmark lint clean set-repository
 help:

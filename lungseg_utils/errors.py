@@ -67,10 +67,6 @@ class TrainingDivergedError(LungsegError):
     """The loss became NaN or infinite."""
 
 
-class SeriesError(LungsegError):
-    """The series of notebooks cannot run as asked, or one of them failed."""
-
-
 def shortened(names: Iterable[str]) -> list[str]:
     """The first names, and how many more there are, for messages."""
     names = list(names)

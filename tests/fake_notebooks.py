@@ -28,9 +28,9 @@ def write_fake_series(folder: Path) -> Path:
         folder,
         "01_first",
         COMMON + 'SOURCE = "none # at all"  # @param ["none # at all", "phantom"]\n',
-        "import os, sys\nfrom pathlib import Path\nimport lungseg_utils",
+        "import sys\nfrom pathlib import Path\nimport lungseg_utils",
         "Path(WORKSPACE, 'first.txt').write_text(SOURCE)",
-        "print(sys.executable, os.environ['TF_CPP_MIN_LOG_LEVEL'], sep='|')",
+        "print(sys.executable, Path.cwd(), sep='|')",
     )
     write_fake_notebook(
         folder,

@@ -288,11 +288,11 @@ def test_a_case_as_text(tmp_path: Path):
 
 
 def test_the_packaged_manifest_goes_before_the_repositorys(tmp_path: Path, monkeypatch):
-    module = tmp_path / "site" / "lungseg_utils" / "data" / "manifest.py"
+    module = tmp_path / "site" / "lungseg_utils" / "manifest.py"
     monkeypatch.setattr(manifest_module, "__file__", str(module))
     assert default_manifest_path() == tmp_path / "site" / "data_manifest.csv"
     module.parent.mkdir(parents=True)
-    shipped = module.parent.parent / "data_manifest.csv"
+    shipped = module.parent / "data_manifest.csv"
     shipped.touch()
     assert default_manifest_path() == shipped
 

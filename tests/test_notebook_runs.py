@@ -47,7 +47,7 @@ def run_command(command: list[object], folder: Path) -> str:
 
 
 def run_series(workspace: Path, *options: object) -> str:
-    command = ["-m", "tools.series", "run", "--workspace", workspace, "--recipe", RECIPE]
+    command = ["-m", "tools.series", "--workspace", workspace, "--recipe", RECIPE]
     return run_command([*command, *options], workspace.parent)
 
 

@@ -153,7 +153,8 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path):
 
 def test_the_command_line_in_a_copy_of_the_package(copy, repository):
     """The command finds its own checkout, whatever the working directory."""
-    shutil.copytree(repository / "lungseg_utils", copy / "lungseg_utils")
+    for name in ("lungseg_utils", "tools"):
+        shutil.copytree(repository / name, copy / name)
     script = "import sys; sys.path[:0] = [sys.argv.pop(1)]; import runpy\n"
     script += "runpy.run_module('tools.set_repository', run_name='__main__')"
 
