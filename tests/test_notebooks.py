@@ -15,7 +15,7 @@ from lungseg_utils.manifest import SOURCES
 from lungseg_utils.preparation.augmentation import get_augmentation
 from lungseg_utils.segment.shipped import INDEX, SHIPPED, WEIGHTS
 from lungseg_utils.training.config import TrainingConfig
-from tools.parameters import cell_source, cell_tags, read_parameters
+from tools.parameters import read_parameters
 from tools.plan import apply_recipe, find_steps, read_recipe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ def load(name: str) -> dict:
 
 
 def code_cells(name: str) -> list[str]:
-    return [cell_source(cell) for cell in load(name)["cells"] if cell["cell_type"] == "code"]
+    return ["".join(cell["source"]) for cell in load(name)["cells"] if cell["cell_type"] == "code"]
 
 
 def test_there_are_nine_in_order():
@@ -75,8 +75,10 @@ def test_cell_ids_are_there_and_unique(name):
 @each_notebook
 def test_every_parameter_is_a_literal_on_one_line_of_colab_s_form(name):
     parameters = read_parameters(REPOSITORY / "notebooks" / f"{name}.ipynb")
-    (cell,) = [cell for cell in load(name)["cells"] if "parameters" in cell_tags(cell)]
-    lines = cell_source(cell).splitlines()
+    (cell,) = [
+        cell for cell in load(name)["cells"] if "parameters" in cell["metadata"].get("tags", [])
+    ]
+    lines = "".join(cell["source"]).splitlines()
     assert [line.partition(" = ")[0] for line in lines] == list(parameters)
     forms = {str: '"string"', int: '"integer"', float: '"number"', bool: '"boolean"'}
     for line, value in zip(lines, parameters.values(), strict=True):
@@ -103,7 +105,7 @@ def test_all_open_alike(name):
     kinds = "".join(cell["cell_type"][0] for cell in cells[:6])
     assert kinds == "mmcmcc"
     title, parameters_heading, parameters, setup_heading, bootstrap, versions = (
-        cell_source(cell) for cell in cells[:6]
+        "".join(cell["source"]) for cell in cells[:6]
     )
     assert re.match(rf"# {name[:2]} · \S", title)
     badge = (
@@ -114,14 +116,14 @@ def test_all_open_alike(name):
     assert -1 < positions[0] < positions[1] < positions[2]
     assert parameters_heading.startswith("## Parameters")
     assert setup_heading.startswith("## Set up")
-    assert "parameters" in cell_tags(cells[2]) and parameters.startswith("WORKSPACE")
-    assert bootstrap == cell_source(load(NAMES[0])["cells"][4])
+    assert "parameters" in cells[2]["metadata"]["tags"] and parameters.startswith("WORKSPACE")
+    assert bootstrap == "".join(load(NAMES[0])["cells"][4]["source"])
     assert "show_versions()" in versions
 
 
 @each_notebook
 def test_only_one_title(name):
-    markdown = [cell_source(c) for c in load(name)["cells"] if c["cell_type"] == "markdown"]
+    markdown = ["".join(c["source"]) for c in load(name)["cells"] if c["cell_type"] == "markdown"]
     assert sum(bool(re.match(r"# ", text)) for text in markdown) == 1
 
 
