@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -112,7 +112,9 @@ def write_manifest(path: Path | str, cases: Iterable[Case]) -> Path:
 
 def to_row(case: Case) -> dict[str, str]:
     """The case as text, column by column: 0 and 1 for no and yes, empty for unknown."""
-    return {column: _as_text(getattr(case, column)) for column in COLUMNS}
+    values = {column: getattr(case, column) for column in COLUMNS}
+    values |= {column: int(value) for column, value in values.items() if isinstance(value, bool)}
+    return {column: "" if value is None else str(value) for column, value in values.items()}
 
 
 def count_splits(cases: Iterable[Case]) -> dict[str, int]:
@@ -123,26 +125,15 @@ def count_splits(cases: Iterable[Case]) -> dict[str, int]:
     return counts
 
 
-def _as_text(value: str | int | bool | None) -> str:
-    if value is None:
-        return ""
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-def _selection(
-    name: str, wanted: str | Collection[str] | None, known: Sequence[str]
-) -> Collection[str]:
-    if wanted is None:
-        return known
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
-    unknown = [value for value in wanted if value not in known]
-    if unknown:
+def _selection(name: str, wanted: str | Collection[str] | None, known: tuple[str, ...]) -> set[str]:
+    kept = {wanted} if isinstance(wanted, str) else set(known if wanted is None else wanted)
+    if unknown := sorted(kept - {*known}):
         raise LungsegError(
             f"`{name}` holds names out of {', '.join(known)}.",
             ", ".join(map(repr, unknown)),
             "Correct the name, or pass None for all.",
         )
-    return wanted
+    return kept
 
 
 def _read_text(path: Path) -> str:
@@ -156,13 +147,12 @@ def _read_text(path: Path) -> str:
             "Check the path, or pass None for the project's own manifest.",
         ) from error
     except UnicodeDecodeError as error:
-        read = error.object[: error.start]
-        row = read.count(b"\n") + 1
-        cells = next(csv.reader([read.rpartition(b"\n")[2].decode("latin-1")]), [])
-        column = COLUMNS[min(max(len(cells), 1), len(COLUMNS)) - 1]
+        before = error.object[: error.start].split(b"\n")
+        column = COLUMNS[min(before[-1].count(b","), len(COLUMNS) - 1)]
+        byte = f"byte 0x{error.object[error.start]:02x}"
         raise ManifestError(
             "The manifest must be UTF-8 text.",
-            f"byte 0x{error.object[error.start]:02x} in row {row}, column `{column}` of {path}",
+            f"{byte} in row {len(before)}, column `{column}` of {path}",
             "Save the file again as UTF-8.",
         ) from error
 
@@ -170,31 +160,19 @@ def _read_text(path: Path) -> str:
 def _parse(text: str, path: Path) -> list[tuple[int, Case]]:
     """Parse every row; each case comes with its line number in the file."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    cases = []
     try:
         _check_header(next(reader, []), path)
-        for cells in reader:
-            if len(cells) != len(COLUMNS):
-                missing = COLUMNS[len(cells) :]
-                where = f"none for `{missing[0]}`" if missing else f"some after `{COLUMNS[-1]}`"
-                raise ManifestError(
-                    f"Every row has {len(COLUMNS)} columns.",
-                    f"{len(cells)} in row {reader.line_num}, {where}, of {path}",
-                    "Compare the row with the header; a comma may be missing or too many.",
-                )
-            cases.append((reader.line_num, _parse_row(cells, reader.line_num, path)))
-        if not cases:
-            raise ManifestError(
-                "A manifest has at least one case.",
-                f"a header and no row in {path}",
-                "Restore the file, or build the manifest again.",
-            )
+        cases = [(reader.line_num, _parse_row(cells, reader.line_num, path)) for cells in reader]
     except csv.Error as error:
         raise ManifestError(
             "The manifest must be comma-separated text.",
             f"{error} in row {reader.line_num} of {path}",
             "Look for an open quotation mark in that row.",
         ) from error
+    if not cases:
+        raise ManifestError(
+            "A manifest has at least one case.", f"a header and no row in {path}", _RESTORE
+        )
     return cases
 
 
@@ -205,66 +183,51 @@ def _check_header(header: list[str], path: Path) -> None:
             f"{other[0]!r} in row 1 of {path}",
             "Save the table again as CSV with commas.",
         )
-    missing = [column for column in COLUMNS if column not in header]
-    extra = [column for column in header if column not in COLUMNS]
-    if missing or extra or tuple(header) != COLUMNS:
-        found = [f"no column {column!r}" for column in missing]
-        found += [f"unknown column {column!r}" for column in extra]
+    found = [f"no column {column!r}" for column in COLUMNS if column not in header]
+    found += [f"unknown column {column!r}" for column in header if column not in COLUMNS]
+    if tuple(header) != COLUMNS:
         found = found or [f"another order or a column twice: {', '.join(header)}"]
-        raise ManifestError(
-            f"The header (row 1) is exactly: {','.join(COLUMNS)}.",
-            f"{'; '.join(found)} in {path}",
-            "Correct the header, or build the manifest again with "
-            "`python -m tools.build_manifest`.",
-        )
+        rule = f"The header (row 1) is exactly: {','.join(COLUMNS)}."
+        raise ManifestError(rule, f"{'; '.join(found)} in {path}", _RESTORE)
 
 
 def _parse_row(cells: list[str], line: int, path: Path) -> Case:
-    values = {}
-    for column, cell in zip(COLUMNS, cells, strict=True):
-        rule, parse = _RULES[column]
-        try:
-            values[column] = parse(cell)
-        except ValueError:
-            _refuse(f"`{column}` is {rule}.", repr(cell), line, column, path)
-    case = Case(**values)
-    if (case.mask_file == "") != (case.split == "unlabelled"):
-        received = f"mask_file {case.mask_file!r} with split {case.split!r}"
+    if len(cells) != len(COLUMNS):
+        rule = f"Every row has {len(COLUMNS)} cells, one for each column, separated by commas."
+        column = COLUMNS[min(len(cells), len(COLUMNS) - 1)]
+        _refuse(rule, f"{len(cells)} cells", line, column, path)
+    row = dict(zip(COLUMNS, cells, strict=True))
+    for column, (rule, pattern) in _RULES.items():
+        if not re.fullmatch(pattern, row[column]):
+            _refuse(f"`{column}` is {rule}.", repr(row[column]), line, column, path)
+    if (row["mask_file"] == "") != (row["split"] == "unlabelled"):
+        received = f"mask_file {row['mask_file']!r} with split {row['split']!r}"
         rule = "A case is `unlabelled` exactly where it has no `mask_file`."
         _refuse(rule, received, line, "split", path)
-    return case
+    numbers = {name: int(row[name]) for name in _NUMBERS if row[name]}
+    flags = {name: row[name] == "1" for name in ("tuberculosis", "questionable_mask")}
+    return Case(**{**row, "age_years": None, **numbers, **flags})
 
 
 def _check_across(numbered: list[tuple[int, Case]], path: Path) -> None:
     """Check what concerns several rows: order, duplicates, patients in two splits."""
-    previous = ""
-    image_files: dict[str, int] = {}
-    group_split: dict[str, tuple[str, str]] = {}
+    previous, files, groups = "", {}, {}
     for line, case in numbered:
-        if case.image_id == previous:
-            _refuse("Every `image_id` is there once.", repr(previous), line, "image_id", path)
-        if case.image_id < previous:
-            received = f"{case.image_id!r} after {previous!r}"
-            _refuse("Rows are sorted by `image_id`.", received, line, "image_id", path)
+        if case.image_id <= previous:
+            rule = "Rows are sorted by `image_id`, and every one is there once."
+            _refuse(rule, f"{case.image_id!r} after {previous!r}", line, "image_id", path)
         previous = case.image_id
-        if case.image_file in image_files:
-            received = f"{case.image_file!r}, also in row {image_files[case.image_file]}"
+        if (first := files.setdefault(case.image_file, line)) != line:
+            received = f"{case.image_file!r}, also in row {first}"
             _refuse("Every `image_file` is there once.", received, line, "image_file", path)
-        image_files[case.image_file] = line
-        _check_leak(case, line, group_split, path)
-
-
-def _check_leak(case: Case, line: int, group_split: dict[str, tuple[str, str]], path: Path) -> None:
-    if case.split not in LEARNING_SPLITS:
-        return
-    split, image_id = group_split.setdefault(case.patient_group, (case.split, case.image_id))
-    if split != case.split:
-        received = (
-            f"patient group {case.patient_group!r}: {image_id} in {split}, "
-            f"{case.image_id} in {case.split}"
-        )
-        rule = "A patient's images are all in train, all in val, or all in test."
-        _refuse(rule, received, line, "split", path)
+        if case.split not in LEARNING_SPLITS:
+            continue
+        other = groups.setdefault(case.patient_group, case)
+        if other.split != case.split:
+            rule = "A patient's images are all in train, all in val, or all in test."
+            received = f"patient group {case.patient_group!r}: {other.image_id} in {other.split}, "
+            received += f"{case.image_id} in {case.split}"
+            _refuse(rule, received, line, "split", path)
 
 
 def _refuse(rule: str, received: str, line: int, column: str, path: Path) -> None:
@@ -275,59 +238,32 @@ def _refuse(rule: str, received: str, line: int, column: str, path: Path) -> Non
     )
 
 
-def _one_of(*allowed: str) -> tuple[str, Callable[[str], str]]:
-    def parse(cell: str) -> str:
-        if cell not in allowed:
-            raise ValueError
-        return cell
-
-    return "one of " + ", ".join(value or "(empty)" for value in allowed), parse
+def _one_of(*words: str) -> tuple[str, str]:
+    return "one of " + ", ".join(word or "(empty)" for word in words), "|".join(words)
 
 
-def _whole_number(smallest: int, largest: int) -> tuple[str, Callable[[str], int]]:
-    def parse(cell: str) -> int:
-        # int() would also take "1_000", "+5", " 5" and digits of other scripts.
-        if not re.fullmatch(r"0|[1-9][0-9]{0,8}", cell) or not smallest <= int(cell) <= largest:
-            raise ValueError
-        return int(cell)
-
-    return f"a whole number from {smallest} to {largest}", parse
-
-
-def _optional(
-    rule: tuple[str, Callable[[str], int]],
-) -> tuple[str, Callable[[str], int | None]]:
-    text, parse = rule
-    return f"{text}, or empty", lambda cell: parse(cell) if cell else None
-
-
-def _yes_or_no() -> tuple[str, Callable[[str], bool]]:
-    rule, parse = _one_of("0", "1")
-    return rule, lambda cell: parse(cell) == "1"
-
-
-def _plain_name(cell: str) -> str:
-    # A name that leaves the bundle's folder would let a manifest read any file.
-    if not re.fullmatch(r"[^/\\:\x00-\x1f]+", cell) or cell.strip() != cell or cell in {".", ".."}:
-        raise ValueError
-    return cell
-
-
-_NAME = ("a name without folders, control characters or spaces around it", _plain_name)
-_MASK_NAME = (f"{_NAME[0]}, or empty", lambda cell: _plain_name(cell) if cell else "")
-_RULES: dict[str, tuple[str, Callable[[str], object]]] = {
+_RESTORE = "Restore the file, or build the manifest again with `python -m tools.build_manifest`."
+_NUMBERS = ("age_years", "original_width", "original_height")
+# A name that leaves the bundle's folder would let a manifest read any file.
+_NAME = (
+    "a name without folders, control characters or spaces around it",
+    r"(?!\.{1,2}\Z)(?!\s)[^/\\:\x00-\x1f]+(?<!\s)",
+)
+_PIXELS = ("a whole number from 1 to 100000", "[1-9][0-9]{0,4}|100000")
+# Of each column: what a cell is, in words and as a pattern.
+_RULES = {
     "image_id": _NAME,
     "source": _one_of(*SOURCES),
     "image_file": _NAME,
-    "mask_file": _MASK_NAME,
-    "tuberculosis": _yes_or_no(),
+    "mask_file": (f"{_NAME[0]}, or empty", f"({_NAME[1]})?"),
+    "tuberculosis": _one_of("0", "1"),
     "sex": _one_of("M", "F", ""),
-    "age_years": _optional(_whole_number(0, 130)),
-    "original_width": _whole_number(1, 100_000),
-    "original_height": _whole_number(1, 100_000),
+    "age_years": ("a whole number from 0 to 130, or empty", "([1-9]?[0-9]|1[0-2][0-9]|130)?"),
+    "original_width": _PIXELS,
+    "original_height": _PIXELS,
     "patient_group": _NAME,
     "same_patient_evidence": _one_of("stated", "probable", ""),
-    "questionable_mask": _yes_or_no(),
+    "questionable_mask": _one_of("0", "1"),
     "published_split": _one_of(*LEARNING_SPLITS, ""),
     "split": _one_of(*SPLITS),
 }

@@ -4,152 +4,118 @@ from pathlib import Path
 
 import pytest
 from bundles import png_header, read_index, write_headers_bundle
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lungseg_utils.errors import ImageFileError, ManifestError, MissingInputError
-from lungseg_utils.manifest import load_manifest
-from tools.build_manifest import FACT_COLUMNS, build_manifest, load_facts, main
+from lungseg_utils.manifest import Case, load_manifest, to_row, write_manifest
+from tools.build_manifest import build_manifest, main, parse_reading
 
 
-def row(image_id: str, masked: bool = True, sex: str = "F", age: int = 40, size=(30, 20)) -> dict:
+def case(image_id: str, split: str = "test", group: str = "", doubted: bool = False) -> Case:
+    """A case as the manifest of before has it; without a mask for `unlabelled`."""
     source = "montgomery" if image_id.startswith("MCU") else "shenzhen"
-    mask_file = f"{image_id}.png" if source == "montgomery" else f"{image_id}_mask.png"
-    return {
-        "image_id": image_id,
-        "source": source,
-        "image_file": f"{image_id}.png",
-        "mask_file": mask_file if masked else "",
-        "sex": sex,
-        "age_years": str(age),
-        "finding": "normal",
-        "original_width": str(size[0]),
-        "original_height": str(size[1]),
-    }
-
-
-def write_facts(folder: Path, *facts: str) -> Path:
-    path = folder / "facts.csv"
-    path.write_text("\n".join([",".join(FACT_COLUMNS), *facts]) + "\n", encoding="utf-8")
-    return path
-
-
-def splits_of(tmp_path: Path, ids: list[str], *facts: str) -> dict[str, str]:
-    bundle = write_headers_bundle(tmp_path / "bundle", [row(image_id) for image_id in ids])
-    cases = build_manifest(bundle, write_facts(tmp_path, *facts))
-    return {case.image_id: case.split for case in cases}
-
-
-def test_a_small_bundle(tmp_path: Path):
-    rows = [
-        row("MCUCXR_0005_1", sex="M", age=7, size=(4020, 4892)),
-        row("CHNCXR_0003_0", age=63, size=(3000, 2951)),
-        row("CHNCXR_0004_1", masked=False),
-    ]
-    bundle = write_headers_bundle(tmp_path / "bundle", rows)
-    facts = write_facts(tmp_path, "CHNCXR_0003_0,,,1,val", "MCUCXR_0005_1,,,0,train")
-    cases = build_manifest(bundle, facts)
-    assert [case.image_id for case in cases] == ["CHNCXR_0003_0", "CHNCXR_0004_1", "MCUCXR_0005_1"]
-    shenzhen, unlabelled, montgomery = cases
-    assert (shenzhen.sex, shenzhen.age_years) == ("F", 63)
-    assert (shenzhen.original_width, shenzhen.original_height) == (3000, 2951)
-    assert (shenzhen.source, shenzhen.tuberculosis) == ("shenzhen", False)
-    assert (shenzhen.mask_file, shenzhen.questionable_mask) == ("CHNCXR_0003_0_mask.png", True)
-    assert (shenzhen.patient_group, shenzhen.split) == ("CHNCXR_0003", "val")
-    assert (unlabelled.mask_file, unlabelled.split, unlabelled.published_split) == (
-        "",
-        "unlabelled",
-        "",
+    mask = (
+        "" if split == "unlabelled" else image_id + {"montgomery": ".png"}.get(source, "_mask.png")
     )
-    assert (montgomery.sex, montgomery.age_years, montgomery.tuberculosis) == ("M", 7, True)
-    assert (montgomery.mask_file, montgomery.original_height) == ("MCUCXR_0005_1.png", 4892)
+    published = split if mask else ""
+    evidence = "probable" if group else ""
+    facts = (group or image_id[:-2], evidence, doubted, published, split)
+    return Case(image_id, source, f"{image_id}.png", mask, False, "F", 40, 30, 20, *facts)
 
 
-def test_a_patient_of_the_test_set_is_excluded_from_training_and_validation(tmp_path: Path):
-    ids = [f"MCUCXR_000{number}_1" for number in range(1, 5)]
-    splits = splits_of(
-        tmp_path,
-        ids,
-        "MCUCXR_0001_1,MCUCXR_0001,stated,0,train",
-        "MCUCXR_0002_1,MCUCXR_0001,stated,0,test",
-        "MCUCXR_0003_1,MCUCXR_0001,stated,0,val",
-        "MCUCXR_0004_1,,,0,train",
-    )
-    assert list(splits.values()) == ["excluded", "test", "excluded", "train"]
+def write_bundle(folder: Path, *cases: Case) -> Path:
+    return write_headers_bundle(folder, [to_row(case) | {"finding": "normal"} for case in cases])
 
 
-def test_a_patient_in_training_and_validation_goes_whole_to_validation(tmp_path: Path):
-    ids = ["MCUCXR_0001_1", "MCUCXR_0002_1", "MCUCXR_0003_1", "MCUCXR_0004_1"]
-    splits = splits_of(
-        tmp_path,
-        ids,
-        "MCUCXR_0001_1,MCUCXR_0001,probable,0,train",
-        "MCUCXR_0002_1,MCUCXR_0001,probable,0,val",
-        "MCUCXR_0003_1,MCUCXR_0003,probable,0,train",
-        "MCUCXR_0004_1,MCUCXR_0003,probable,0,train",
-    )
-    assert list(splits.values()) == ["val", "val", "train", "train"]
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    """A bundle of one masked case, which the project's manifest knows."""
+    return write_bundle(tmp_path / "bundle", case("CHNCXR_0001_0"))
 
 
-def test_left_and_right_masks_count_as_a_mask_only_together(tmp_path: Path):
-    rows = [row("MCUCXR_0001_0", masked=False), row("MCUCXR_0002_0", masked=False)]
-    bundle = write_headers_bundle(tmp_path / "bundle", rows)
-    for side, number in (("left", 1), ("right", 1), ("left", 2)):
-        mask = bundle / "ManualMask" / f"{side}Mask" / f"MCUCXR_000{number}_0.png"
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        mask.touch()
-    cases = build_manifest(bundle, write_facts(tmp_path, "MCUCXR_0001_0,,,0,test"))
-    assert [(case.mask_file, case.split) for case in cases] == [
-        ("MCUCXR_0001_0.png", "test"),
-        ("", "unlabelled"),
-    ]
+@pytest.mark.parametrize("rows", ["manifest", "index"])
+def test_the_projects_manifest_is_what_the_builder_makes(
+    tmp_path: Path, rows: str, repository: Path, request, capsys
+):
+    # The bundle itself cannot be here at full size: its headers, names and readings stand in.
+    if rows == "manifest":
+        bundle = write_bundle(tmp_path / "Lung Segmentation", *load_manifest())
+    else:
+        index = read_index(request.getfixturevalue("shared_data"))
+        bundle = write_headers_bundle(tmp_path / "Lung Segmentation", index)
+    main([str(bundle), str(tmp_path / "out.csv")])
+    assert "800 cases" in capsys.readouterr().out
+    built = (tmp_path / "out.csv").read_bytes()
+    assert built == (repository / "data_manifest.csv").read_bytes()
 
 
-def test_a_masked_case_without_a_published_split_is_refused(tmp_path: Path):
-    with pytest.raises(ManifestError, match="MCUCXR_0001_1, column `published_split`"):
-        splits_of(tmp_path, ["MCUCXR_0001_1"])
-
-
-def test_an_unknown_name_is_refused(tmp_path: Path):
-    bundle = write_headers_bundle(tmp_path / "bundle", [row("CHNCXR_0001_0")])
-    (bundle / "CXR_png" / "lung.png").write_bytes(png_header(2, 2))
-    with pytest.raises(ManifestError, match=r"lung\.png"):
-        build_manifest(bundle, write_facts(tmp_path, "CHNCXR_0001_0,,,0,test"))
-
-
-def test_a_missing_and_a_damaged_reading_are_named(tmp_path: Path):
-    bundle = write_headers_bundle(tmp_path / "bundle", [row("CHNCXR_0001_0")])
-    facts = write_facts(tmp_path, "CHNCXR_0001_0,,,0,test")
-    reading = bundle / "ClinicalReadings" / "CHNCXR_0001_0.txt"
-    reading.write_bytes(b"\xff\xff\xff")
-    with pytest.raises(ManifestError, match=r"CHNCXR_0001_0\.txt"):
-        build_manifest(bundle, facts)
-    reading.unlink()
-    with pytest.raises(ManifestError, match=r"no file .*CHNCXR_0001_0\.txt"):
-        build_manifest(bundle, facts)
-
-
-def test_an_odd_byte_in_a_finding_does_no_harm(tmp_path: Path):
-    bundle = write_headers_bundle(tmp_path / "bundle", [row("CHNCXR_0001_0")])
-    reading = bundle / "ClinicalReadings" / "CHNCXR_0001_0.txt"
-    reading.write_bytes(b"male 16month\nlesion \xa1\xa3")
-    case = build_manifest(bundle, write_facts(tmp_path, "CHNCXR_0001_0,,,0,test"))[0]
-    assert (case.sex, case.age_years) == ("M", 1)
-
-
-def test_a_file_that_is_no_image_is_named(tmp_path: Path):
-    bundle = write_headers_bundle(tmp_path / "bundle", [row("CHNCXR_0001_0")])
-    (bundle / "CXR_png" / "CHNCXR_0001_0.png").write_text("<html>")
-    with pytest.raises(ImageFileError, match=r"CHNCXR_0001_0\.png"):
-        build_manifest(bundle, write_facts(tmp_path, "CHNCXR_0001_0,,,0,test"))
+def test_facts_come_from_the_bundle_and_from_the_manifest_of_before(tmp_path: Path):
+    known = [case("CHNCXR_0003_0", "val", doubted=True), case("MCUCXR_0005_1", "train")]
+    manifest = write_manifest(tmp_path / "known.csv", known)
+    # The bundle has another size, and a case that was not known.
+    bundle = write_bundle(tmp_path / "bundle", *known, case("CHNCXR_0004_1", "unlabelled"))
+    (bundle / "CXR_png" / "MCUCXR_0005_1.png").write_bytes(png_header(4020, 4892))
+    reading = bundle / "ClinicalReadings" / "CHNCXR_0003_0.txt"
+    reading.write_bytes(b"male 16month\nlesion \xa1\xa3")  # an odd byte in a finding does no harm
+    shenzhen, unlabelled, montgomery = build_manifest(bundle, manifest)
+    assert (shenzhen.sex, shenzhen.age_years, shenzhen.tuberculosis) == ("M", 1, False)
+    assert (shenzhen.questionable_mask, shenzhen.split) == (True, "val")
+    assert (unlabelled.mask_file, unlabelled.split) == ("", "unlabelled")
+    assert (unlabelled.patient_group, unlabelled.tuberculosis) == ("CHNCXR_0004", True)
+    assert (montgomery.original_width, montgomery.original_height) == (4020, 4892)
+    assert (montgomery.mask_file, montgomery.split) == ("MCUCXR_0005_1.png", "train")
 
 
 @pytest.mark.parametrize(
-    "content", [png_header(60_000, 60_000), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
+    ("published", "expected"),
+    [
+        # A patient of the test set is excluded from training and validation.
+        (["train", "test", "val"], ["excluded", "test", "excluded"]),
+        # A patient in training and validation goes whole to validation.
+        (["train", "val", "train"], ["val", "val", "val"]),
+        (["train", "train", "train"], ["train", "train", "train"]),
+    ],
 )
-def test_a_file_of_another_kind_or_beyond_belief_is_named(tmp_path: Path, content: bytes):
-    bundle = write_headers_bundle(tmp_path / "bundle", [row("CHNCXR_0001_0")])
-    (bundle / "CXR_png" / "CHNCXR_0001_0.png").write_bytes(content)
-    with pytest.raises(ImageFileError, match=r"CHNCXR_0001_0\.png"):
-        build_manifest(bundle, write_facts(tmp_path, "CHNCXR_0001_0,,,0,test"))
+def test_a_patient_is_in_one_split_only(tmp_path: Path, monkeypatch, published, expected):
+    cases = [
+        case(f"MCUCXR_000{number}_1", split, group="MCUCXR_0001")
+        for number, split in enumerate(published, start=1)
+    ]
+    cases.append(case("MCUCXR_0009_1", "train"))
+    bundle = write_bundle(tmp_path / "bundle", *cases)
+    # Such a leak no manifest may have: only the published split has it.
+    monkeypatch.setattr("tools.build_manifest.load_manifest", lambda path: cases)
+    assert [built.split for built in build_manifest(bundle)] == [*expected, "train"]
+
+
+def test_left_and_right_masks_count_as_a_mask_only_together(tmp_path: Path):
+    ids = ["MCUCXR_0001_0", "MCUCXR_0002_0"]
+    bundle = write_bundle(tmp_path / "bundle", *(case(name, "unlabelled") for name in ids))
+    for side, name in (("left", ids[0]), ("right", ids[0]), ("left", ids[1])):
+        mask = bundle / "ManualMask" / f"{side}Mask" / f"{name}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        mask.touch()
+    built = build_manifest(bundle, write_manifest(tmp_path / "known.csv", [case(ids[0])]))
+    assert [case.mask_file for case in built] == ["MCUCXR_0001_0.png", ""]
+    assert [case.split for case in built] == ["test", "unlabelled"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("CXR_png/lung.png", png_header(2, 2), ManifestError),
+        ("CXR_png/CHNCXR_0001_0.png", b"<html>", ImageFileError),
+        ("CXR_png/CHNCXR_0001_0.png", png_header(60_000, 60_000), ImageFileError),
+        ("CXR_png/CHNCXR_0001_0.png", b"%!PS-Adobe-3.0 EPSF-3.0\n", ImageFileError),
+        ("ClinicalReadings/CHNCXR_0001_0.txt", b"\xff\xff\xff", ManifestError),
+        ("ClinicalReadings/CHNCXR_0001_0.txt", None, ManifestError),
+    ],
+)
+def test_a_file_that_breaks_a_rule_is_named(one: Path, name: str, content, error):
+    (one / name).write_bytes(content) if content else (one / name).unlink()
+    with pytest.raises(error, match=Path(name).name):
+        build_manifest(one)
 
 
 def test_a_folder_without_a_bundle_is_refused(tmp_path: Path):
@@ -157,47 +123,58 @@ def test_a_folder_without_a_bundle_is_refused(tmp_path: Path):
         build_manifest(tmp_path)
 
 
-def test_facts_are_checked(tmp_path: Path):
-    with pytest.raises(MissingInputError, match=r"absent\.csv"):
-        load_facts(tmp_path / "absent.csv")
-    with pytest.raises(ManifestError, match="'a' in row 3, column `image_id`"):
-        load_facts(write_facts(tmp_path, "a,,,0,train", "a,,,0,train"))
-    path = tmp_path / "facts.csv"
-    path.write_text("image_id,split\n")
-    with pytest.raises(ManifestError, match="image_id, split"):
-        load_facts(path)
-
-
-def test_a_wrong_word_in_the_facts_is_refused_before_anything_is_written(tmp_path: Path, capsys):
-    bundle = write_headers_bundle(tmp_path / "bundle", [row("CHNCXR_0001_0")])
-    facts = write_facts(tmp_path, "CHNCXR_0001_0,,perhaps,0,test")
+def test_a_masked_case_without_a_published_split_ends_the_command(tmp_path: Path, one, capsys):
+    known = write_manifest(tmp_path / "known.csv", [case("CHNCXR_0002_0")])
     with pytest.raises(SystemExit) as caught:
-        main([str(bundle), str(tmp_path / "out.csv"), "--facts", str(facts)])
+        main([str(one), str(tmp_path / "out.csv"), "--known", str(known)])
     assert caught.value.code == 1
-    assert "`same_patient_evidence`" in capsys.readouterr().err
+    assert "CHNCXR_0001_0, column `published_split`" in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_the_command_line_writes_a_manifest(tmp_path: Path, capsys):
-    bundle = write_headers_bundle(tmp_path / "bundle", [row("CHNCXR_0001_0")])
-    facts = write_facts(tmp_path, "CHNCXR_0001_0,,,0,test")
-    main([str(bundle), str(tmp_path / "out.csv"), "--facts", str(facts)])
-    assert load_manifest(tmp_path / "out.csv") == build_manifest(bundle, facts)
-    assert "1 cases" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("text", "sex", "age_years"),
+    [
+        ("male 45yrs\nnormal", "M", 45),
+        ("femal 32yrs\nnormal", "F", 32),
+        ("Female, 28yrs\nnormal", "F", 28),
+        ("female24yrs\nnormal", "F", 24),
+        ("female 11month\nnormal", "F", 0),
+        ("male 24 months\nnormal", "M", 2),
+        ("male 30weeks\nnormal", "M", 0),
+        ("male 365days\nnormal", "M", 0),
+        ("male 366days\nnormal", "M", 1),
+        ("male 1460days\nnormal", "M", 3),
+        ("male 1461days\nnormal", "M", 4),
+        ("  MALE  7 yr.\r\nnormal\r\n", "M", 7),
+        ("male 42", "M", 42),
+        ("male 42 miliary TB", "M", 42),
+        ("male 30yrs\n2 nodules", "M", 30),
+        ("\ufefffemale 0yrs\nnormal", "F", 0),
+        ("Patient's Sex: F\nPatient's Age: 027Y\nnormal\n", "F", 27),
+        ("Patient's Sex: M  \r\nPatient's Age: 008M \r\nnormal", "M", 0),
+        ("patient’s sex:F\npatient’s age:110Y\nnormal", "F", 110),
+        ("Patient's Sex: O\nPatient's Age: 040Y\nnormal", "", 40),
+    ],
+)
+def test_readings_and_their_oddities(text: str, sex: str, age_years: int):
+    source, other = "shenzhen", "montgomery"
+    if "sex" in text.lower():
+        source, other = other, source
+    assert parse_reading(text, source) == (sex, age_years)
+    with pytest.raises(ManifestError, match=other):
+        parse_reading(text, other)
 
 
-def test_every_masked_case_of_the_project_is_in_the_facts():
-    facts = load_facts(Path(__file__).parents[1] / "tools" / "known_facts.csv")
-    masked = {case.image_id: case for case in load_manifest() if case.mask_file}
-    assert set(facts) == set(masked)
-    assert all(facts[name].published_split == case.published_split for name, case in masked.items())
+@pytest.mark.parametrize("source", ["montgomery", "shenzhen"])
+@pytest.mark.parametrize("text", ["", "normal", "child 3yrs\nnormal", "male old", "male 30parsecs"])
+def test_another_text_is_refused_and_shown(source: str, text: str):
+    with pytest.raises(ManifestError, match="begins with sex and age") as caught:
+        parse_reading(text, source)
+    assert caught.value.received == repr(text)
 
 
-def test_the_projects_manifest_is_what_the_builder_makes(
-    tmp_path: Path, shared_data: Path, repository: Path
-):
-    # The bundle itself cannot be here at full size: its headers, names and readings stand in.
-    bundle = write_headers_bundle(tmp_path / "Lung Segmentation", read_index(shared_data))
-    main([str(bundle), str(tmp_path / "out.csv")])
-    built = (tmp_path / "out.csv").read_bytes()
-    assert built == (repository / "data_manifest.csv").read_bytes()
+@given(st.integers(0, 9), st.integers(0, 11))
+def test_months_count_as_completed_years(years: int, months: int):
+    text = f"female {12 * years + months}month\nnormal"
+    assert parse_reading(text, "shenzhen") == ("F", years)

@@ -1,4 +1,4 @@
-"""Build the manifest from a downloaded bundle and the table of known facts.
+"""Build the manifest from a downloaded bundle, and from what the manifest of before knows.
 
 Run as `python -m tools.build_manifest BUNDLE OUT`.
 """
@@ -6,12 +6,12 @@ Run as `python -m tools.build_manifest BUNDLE OUT`.
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+
+from PIL import Image
 
 from lungseg_utils.bundle import (
     IMAGE_FOLDER,
@@ -21,45 +21,37 @@ from lungseg_utils.bundle import (
     find_masks,
     list_images,
 )
-from lungseg_utils.errors import (
-    ImageFileError,
-    LungsegError,
-    ManifestError,
-    MissingInputError,
-)
+from lungseg_utils.errors import ImageFileError, LungsegError, ManifestError
 from lungseg_utils.files.images import FORMATS
-from lungseg_utils.manifest import LEARNING_SPLITS, Case, count_splits, write_manifest
-from tools.readings import Reading, parse_reading
-
-KNOWN_FACTS = Path(__file__).resolve().parent / "known_facts.csv"
-FACT_COLUMNS = (
-    "image_id",
-    "patient_group",
-    "same_patient_evidence",
-    "questionable_mask",
-    "published_split",
+from lungseg_utils.manifest import (
+    LEARNING_SPLITS,
+    Case,
+    count_splits,
+    load_manifest,
+    write_manifest,
 )
+
 _IMAGE_ID = re.compile(r"(?P<patient>(?P<set>MCUCXR|CHNCXR)_\d{4})_(?P<tuberculosis>[01])")
 _SOURCES = {"MCUCXR": "montgomery", "CHNCXR": "shenzhen"}
+_AGE = r"(?P<age>\d{1,5})(?:[ \t]*(?P<unit>[ymwd])(?:rs?|ears?|os?|onths?|eeks?|ays?)?)?\b"
+_READINGS = {
+    # "Patient's Sex: F", "Patient's Age: 027Y", then the finding.
+    "montgomery": r"\s*patient'?s\s+sex\s*:\s*(?P<sex>\w+)\s+patient'?s\s+age\s*:\s*" + _AGE,
+    # "male 45yrs", then the finding; also "femal 32yrs", "Female, 28yrs", "female24yrs".
+    "shenzhen": r"\s*(?P<sex>[a-z]+)[\s,;:]*" + _AGE,
+}
+_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "femal": "F", "o": ""}
+_UNITS_PER_YEAR = {"y": 1.0, "m": 12.0, "w": 365.25 / 7, "d": 365.25}
 
 
-@dataclass(frozen=True)
-class KnownFacts:
-    """What no file of a bundle says about a case; see `Case` for the meaning."""
-
-    patient_group: str = ""
-    same_patient_evidence: str = ""
-    questionable_mask: bool = False
-    published_split: str = ""
-
-
-def build_manifest(bundle: Path | str, facts: Path | str | None = None) -> list[Case]:
+def build_manifest(bundle: Path | str, known: Path | str | None = None) -> list[Case]:
     """Build the cases of a bundle from file names, image headers, readings and known facts.
 
     Args:
         bundle: A folder with `CXR_png`, masks and `ClinicalReadings`, or one that holds it.
-        facts: CSV with `FACT_COLUMNS`; None for the package's table of the 704 masked cases.
-            A case without a row, or with an empty `patient_group`, is a patient of its own.
+        known: The manifest that says what no file of a bundle does: patient groups, questionable
+            masks and the published split; None for the project's own. A case without a row is a
+            patient of its own.
 
     Returns:
         The cases sorted by image id. The published test images are the test set; a training
@@ -68,52 +60,46 @@ def build_manifest(bundle: Path | str, facts: Path | str | None = None) -> list[
         `unlabelled`.
 
     Raises:
-        MissingInputError: The folder holds no bundle, or there is no table of facts.
-        ManifestError: A name, a reading or a row of the facts breaks a rule.
+        MissingInputError: The folder holds no bundle.
+        ManifestError: A name, a reading or the manifest of before breaks a rule.
         ImageFileError: An image has no readable header.
     """
     bundle = find_bundle(bundle)
-    known = load_facts(KNOWN_FACTS if facts is None else Path(facts))
-    masks = find_masks(bundle)
+    masks, rows = find_masks(bundle), {case.image_id: case for case in load_manifest(known)}
     images = list_images(bundle / IMAGE_FOLDER)
-    cases = [_describe(path, bundle, masks, known.get(path.stem, KnownFacts())) for path in images]
-    return sorted(_assign_splits(cases), key=lambda case: case.image_id)
+    cases = [_describe(image, bundle, masks, rows.get(image.stem)) for image in images]
+    published = defaultdict(set)
+    for case in cases:
+        if case.mask_file:
+            published[case.patient_group].add(case.published_split)
+    cases = [replace(case, split=_split_of(case, published[case.patient_group])) for case in cases]
+    return sorted(cases, key=lambda case: case.image_id)
 
 
-def load_facts(path: Path) -> dict[str, KnownFacts]:
-    """Read the table of known facts by image id.
+def parse_reading(text: str, source: str) -> tuple[str, int]:
+    """Parse the text of a reading.
+
+    Args:
+        text: Content of `ClinicalReadings/<image_id>.txt`.
+        source: `montgomery` or `shenzhen`; each has its own format.
+
+    Returns:
+        Sex (`M`, `F`, or empty where it is neither) and age in completed years. Ages in months,
+        weeks and days are turned into years; an age without a unit is in years.
 
     Raises:
-        MissingInputError: There is no such file.
-        ManifestError: The header differs from `FACT_COLUMNS`, or an image is there twice.
+        ManifestError: The text has not the source's format.
     """
-    if not path.is_file():
-        raise MissingInputError(
-            "The table of known facts is a file.", f"no file {path}", "Correct its path."
+    plain = text.lstrip("\ufeff").replace("’", "'")
+    match = re.match(_READINGS[source], plain, re.IGNORECASE)
+    sex = _SEXES.get(match["sex"].lower()) if match else None
+    if match is None or sex is None:
+        raise ManifestError(
+            f"A reading of {source} begins with sex and age.",
+            repr(text[:80]),
+            "Compare the file with the data set's; it may be damaged.",
         )
-    facts: dict[str, KnownFacts] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != FACT_COLUMNS:
-            raise ManifestError(
-                f"The table of known facts has the columns {', '.join(FACT_COLUMNS)}.",
-                f"{', '.join(reader.fieldnames or ())} in {path}",
-                "Correct the header (row 1).",
-            )
-        for row in reader:
-            if row["image_id"] in facts:
-                raise ManifestError(
-                    "Every image is there once in the table of known facts.",
-                    f"{row['image_id']!r} in row {reader.line_num}, column `image_id` of {path}",
-                    "Remove one of the two rows.",
-                )
-            facts[row["image_id"]] = KnownFacts(
-                row["patient_group"],
-                row["same_patient_evidence"],
-                row["questionable_mask"] == "1",
-                row["published_split"],
-            )
-    return facts
+    return sex, int(int(match["age"]) / _UNITS_PER_YEAR[(match["unit"] or "y").lower()])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -121,10 +107,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Build the manifest of a downloaded bundle.")
     parser.add_argument("bundle", type=Path, help="folder with CXR_png, masks, ClinicalReadings")
     parser.add_argument("out", type=Path, help="the manifest to write")
-    parser.add_argument("--facts", type=Path, help="table of known facts (default: the package's)")
+    parser.add_argument("--known", type=Path, help="manifest of before (default: the project's)")
     parsed = parser.parse_args(arguments)
     try:
-        cases = build_manifest(parsed.bundle, parsed.facts)
+        cases = build_manifest(parsed.bundle, parsed.known)
         write_manifest(parsed.out, cases)
     except LungsegError as error:
         parser.exit(1, f"{error}\n")
@@ -132,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{parsed.out}: {len(cases)} cases ({counts})")
 
 
-def _describe(image: Path, bundle: Path, masks: MaskFiles, facts: KnownFacts) -> Case:
+def _describe(image: Path, bundle: Path, masks: MaskFiles, known: Case | None) -> Case:
     name = _IMAGE_ID.fullmatch(image.stem)
     if not name:
         raise ManifestError(
@@ -140,9 +126,8 @@ def _describe(image: Path, bundle: Path, masks: MaskFiles, facts: KnownFacts) ->
             image.name,
             f"Remove it from {image.parent}, or correct its name.",
         )
-    source = _SOURCES[name["set"]]
-    mask = masks.of(image.stem)
-    reading = _read_reading(bundle / READINGS_FOLDER / f"{image.stem}.txt", source)
+    source, mask = _SOURCES[name["set"]], masks.of(image.stem)
+    sex, age_years = _read_reading(bundle / READINGS_FOLDER / f"{image.stem}.txt", source)
     width, height = _size_from_header(image)
     return Case(
         image_id=image.stem,
@@ -150,25 +135,16 @@ def _describe(image: Path, bundle: Path, masks: MaskFiles, facts: KnownFacts) ->
         image_file=image.name,
         mask_file=mask[0].name if mask else "",
         tuberculosis=name["tuberculosis"] == "1",
-        sex=reading.sex,
-        age_years=reading.age_years,
+        sex=sex,
+        age_years=age_years,
         original_width=width,
         original_height=height,
-        patient_group=facts.patient_group or name["patient"],
-        same_patient_evidence=facts.same_patient_evidence,
-        questionable_mask=facts.questionable_mask,
-        published_split=facts.published_split,
+        patient_group=known.patient_group if known else name["patient"],
+        same_patient_evidence=known.same_patient_evidence if known else "",
+        questionable_mask=known.questionable_mask if known else False,
+        published_split=known.published_split if known else "",
         split="",
     )
-
-
-def _assign_splits(cases: Iterable[Case]) -> list[Case]:
-    cases = list(cases)
-    published = defaultdict(set)
-    for case in cases:
-        if case.mask_file:
-            published[case.patient_group].add(case.published_split)
-    return [replace(case, split=_split_of(case, published[case.patient_group])) for case in cases]
 
 
 def _split_of(case: Case, published_of_group: set[str]) -> str:
@@ -178,7 +154,7 @@ def _split_of(case: Case, published_of_group: set[str]) -> str:
         raise ManifestError(
             "A case with a mask is in train, val or test of the published split.",
             f"{case.published_split!r} for {case.image_id}, column `published_split`",
-            "Add the case to the table of known facts.",
+            "Add the case, or its published split, to the manifest of before.",
         )
     if case.published_split == "test":
         return "test"
@@ -187,24 +163,22 @@ def _split_of(case: Case, published_of_group: set[str]) -> str:
     return "val" if "val" in published_of_group else "train"
 
 
-def _read_reading(path: Path, source: str) -> Reading:
-    if not path.is_file():
-        raise ManifestError(
-            "Every X-ray has a reading.",
-            f"no file {path}",
-            "Fetch the bundle again, or add the file.",
-        )
+def _read_reading(path: Path, source: str) -> tuple[str, int]:
     try:
         # The finding is free text and stays out of the manifest: odd bytes there do no harm.
         return parse_reading(path.read_text(encoding="utf-8", errors="replace"), source)
-    except LungsegError as error:
+    except OSError as error:
+        raise ManifestError(
+            "Every X-ray has a reading.",
+            f"{path} ({error.strerror})",
+            "Fetch the bundle again, or add the file.",
+        ) from error
+    except ManifestError as error:
         raise ManifestError(error.rule, f"{error.received} in {path}", error.advice) from error
 
 
 def _size_from_header(path: Path) -> tuple[int, int]:
     """Width and height in pixels, without decoding the image."""
-    from PIL import Image
-
     try:
         with Image.open(path, formats=FORMATS) as image:
             return image.size

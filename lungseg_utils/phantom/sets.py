@@ -1,62 +1,38 @@
-"""A synthetic stand-in for the real bundle: seeded chest X-rays with exact lung masks.
+"""Synthetic stand-ins for the real sets: a bundle of chest X-rays, and pictures of objects.
 
 For continuous integration, the demonstration and tests, where the real X-rays may not or cannot
-go. The files have the real bundle's layout, names and oddities.
+go. The files have the real bundle's layout, names and oddities, and every mask is exact.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.files.records import write_atomically
 from lungseg_utils.manifest import MANIFEST_NAME, SOURCES, Case, write_manifest
-from lungseg_utils.phantom.anatomy import Person, draw_anatomy
-from lungseg_utils.phantom.objects import write_secondary_set
-from lungseg_utils.phantom.render import draw_person, render_phantom
-
-__all__ = ["render_phantom", "write_phantom_bundle", "write_secondary_set"]
+from lungseg_utils.phantom.chest import Person, draw_anatomy, draw_person
+from lungseg_utils.phantom.film import render_phantom
 
 FIRST_NUMBER = 9001  # above every real case number, so that no phantom is taken for one
 SMALLEST_COUNT = 6  # one of each source in train, val and test
-_PREFIX = {"montgomery": "MCUCXR", "shenzhen": "CHNCXR"}
-_FINDINGS = (
-    "bilateral PTB",
-    "Right PTB",
-    "PTB in the left upper field",
-    "infiltrate in the upper lobe, consistent with active TB",
-    "STB",
-)
-# Ages as some real readings word them, with the sex and the years they mean.
-_ODD_AGES = {
-    "femal 32yrs": ("F", 32.0),
-    "male 16month": ("M", 16 / 12),
-    "female 64days": ("F", 64 / 365.25),
+# How names of cases begin, and those of their masks end.
+_NAMES = {"montgomery": ("MCUCXR", ".png"), "shenzhen": ("CHNCXR", "_mask.png")}
+_FINDINGS = ("bilateral PTB", "PTB in the left upper field", "infiltrate, consistent with TB")
+# As some real readings word sex and age.
+_ODD_WORDINGS = {("F", 32): "femal 32yrs", ("M", 1): "male 16month", ("F", 0): "female 64days"}
+# Right halves of outlines, from the foot up.
+_OBJECTS = {
+    "bottle": [(0, 12), (4, 12), (4, -1), (1.5, -5), (1.5, -12), (0, -12)],
+    "leaf": [(0.4, 14), (0.4, 9), (4, 6), (5, 2), (4, -4), (0, -11)],
+    "spanner": [(0, 12), (3.5, 10), (1.7, 6), (1.7, -6), (4, -9), (2, -13), (2, -9), (0, -9)],
 }
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A place in the bundle: which source, whose chest, in which split."""
-
-    source: str
-    index: int
-    patient: int
-    split: str
-    tuberculosis: bool
-    same_patient: bool
-    odd_age: str
-
-    @property
-    def image_id(self) -> str:
-        return f"{_PREFIX[self.source]}_{FIRST_NUMBER + self.index}_{int(self.tuberculosis)}"
-
-    def random(self, seed: int, purpose: int, whose: int) -> np.random.Generator:
-        return np.random.default_rng([seed, SOURCES.index(self.source), whose, purpose])
+_DARK_COLOURS = {"bottle": (30, 90, 62), "leaf": (48, 100, 38), "spanner": (78, 82, 90)}
 
 
 def write_phantom_bundle(
@@ -95,49 +71,50 @@ def write_phantom_bundle(
             f"count {count}, unlabelled {unlabelled}, size {size}",
             "Raise `count` or `size`, or lower `unlabelled`.",
         )
-    for name in ("CXR_png", "masks", "ClinicalReadings"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    if separate_masks:
-        for side in ("left", "right"):
-            (folder / "ManualMask" / f"{side}Mask").mkdir(parents=True, exist_ok=True)
-    cases = []
-    slots = _plan_bundle(count, unlabelled, seed)
-    for slot in tqdm(slots, desc="Phantom X-rays", unit="image"):
-        cases.append(_write_case(folder, slot, seed, size, separate_masks))
-    write_manifest(folder / MANIFEST_NAME, cases)
-    return folder
-
-
-def _plan_bundle(count: int, unlabelled: int, seed: int) -> list[_Slot]:
     masked = count - unlabelled
     films = max(min(5, masked // 2), round(0.45 * masked))
     splits = {
         "montgomery": _draw_splits(films, count),
         "shenzhen": _draw_splits(masked - films, count) + ["unlabelled"] * unlabelled,
     }
-    slots = []
-    for source, names in splits.items():
-        order = np.random.default_rng([seed, SOURCES.index(source)]).permutation(len(names))
-        slots += _fill_slots(source, [names[position] for position in order])
-    return slots
+    cases = [case for source in splits for case in _plan_cases(source, splits[source], seed, size)]
+    for case in tqdm(cases, desc="Phantom X-rays", unit="image"):
+        _write_case(folder, case, seed, separate_masks)
+    write_manifest(folder / MANIFEST_NAME, cases)
+    return folder
 
 
-def _fill_slots(source: str, splits: list[str]) -> list[_Slot]:
-    training = [index for index, split in enumerate(splits) if split == "train"]
-    twins = training[:2] if source == "montgomery" and len(training) > 2 else []
-    odd_ages = {}
-    if source == "shenzhen":
-        # Infants learn and wait, but are not tested on: one would be a fifth of the figure.
-        places = training[:2] + [index for index, name in enumerate(splits) if name == "unlabelled"]
-        odd_ages = dict(zip(places, _ODD_AGES, strict=False))
-    slots = []
-    for index, split in enumerate(splits):
-        patient = twins[0] if index in twins else index
-        # Sick and healthy alternate within each split.
-        sick = (splits[:patient].count(split) + SOURCES.index(source)) % 2 == 1
-        odd_age = odd_ages.get(index, "")
-        slots.append(_Slot(source, index, patient, split, sick, index in twins, odd_age))
-    return slots
+def write_secondary_set(
+    folder: Path | str, count: int = 12, seed: int = 0, size: int = 320
+) -> Path:
+    """Write pictures of single objects for the cleaning notebook.
+
+    The folder gets `images/` (PNG and JPEG), `annotations/` (PNG, 0 and 255) and `metadata.csv`
+    with the columns image, annotation, background (`light` or `dark`) and object. The same
+    arguments give the same bytes.
+
+    Args:
+        folder: Where to write; made where missing.
+        count: Number of pictures.
+        seed: Of every random choice.
+        size: Longest side in pixels.
+
+    Returns:
+        The folder.
+    """
+    folder, rows = Path(folder), [("image", "annotation", "background", "object")]
+    for index in range(count):
+        kind = list(_OBJECTS)[index % len(_OBJECTS)]
+        background = ("light", "dark")[index // 2 % 2]
+        name = f"{kind}_{index + 1:03d}"
+        image = f"{name}.jpg" if index % 3 == 1 else f"{name}.png"
+        picture, mask = _paint(np.random.default_rng([seed, index]), kind, background, size)
+        _write_image(folder / "images" / image, picture)
+        _write_image(folder / "annotations" / f"{name}.png", mask * 255)
+        rows.append((image, f"{name}.png", background, kind))
+    table = "".join(f"{','.join(row)}\n" for row in rows)
+    write_atomically(folder / "metadata.csv", lambda path: path.write_bytes(table.encode()))
+    return folder
 
 
 def _draw_splits(number: int, count: int) -> list[str]:
@@ -147,84 +124,111 @@ def _draw_splits(number: int, count: int) -> list[str]:
     return ["train"] * (number - fifth - test) + ["val"] * fifth + ["test"] * test
 
 
-def _draw_patient(slot: _Slot, seed: int) -> Person:
-    person = replace(draw_person(slot.random(seed, 1, slot.patient)), abnormal=slot.tuberculosis)
-    if slot.odd_age:
-        sex, age_years = _ODD_AGES[slot.odd_age]
-        return replace(person, sex=sex, age_years=age_years)
-    return replace(person, age_years=int(person.age_years))
+def _random(seed: int, purpose: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *purpose.encode()])
 
 
-def _word_reading(slot: _Slot, person: Person, seed: int) -> str:
-    """The reading in the source's own format."""
-    age = int(person.age_years)
-    if slot.source == "montgomery":
-        wording = f"Patient's Sex: {person.sex}\nPatient's Age: {age:03d}Y"
-    else:
-        sex = "male" if person.sex == "M" else "female"
-        wording = slot.odd_age or f"{sex} {age}yrs"
-    finding = str(slot.random(seed, 2, slot.index).choice(_FINDINGS))
-    finding = finding if slot.tuberculosis else "normal"
-    if slot.patient != slot.index:
-        finding += f" (same pt as {replace(slot, index=slot.patient).image_id})"
-    return f"{wording}\n{finding}\n"
+def _plan_cases(source: str, splits: list[str], seed: int, size: int) -> list[Case]:
+    """The cases of one source; two of the first source are of one patient."""
+    (prefix, suffix), cases = _NAMES[source], []
+    splits = _random(seed, source).permutation(splits).tolist()
+    training = [index for index, split in enumerate(splits) if split == "train"]
+    twins = training[:2] if source == "montgomery" and len(training) > 2 else []
+    # Infants learn and wait, but are not tested on: one would be a fifth of the figure.
+    waiting = [index for index, split in enumerate(splits) if split == "unlabelled"]
+    places = training[:2] + waiting if source == "shenzhen" else []
+    odd = dict(zip(places, _ODD_WORDINGS, strict=False))
+    for index, split in enumerate(splits):
+        patient = twins[0] if index in twins else index
+        evidence = "stated" if index in twins else ""
+        # Sick and healthy alternate within each split.
+        sick = (splits[:patient].count(split) + SOURCES.index(source)) % 2 == 1
+        name = f"{prefix}_{FIRST_NUMBER + index}_{int(sick)}"
+        group = f"{prefix}_{FIRST_NUMBER + patient}"
+        person = draw_person(_random(seed, f"person {group}"))
+        sex, age = odd.get(index, (person.sex, int(person.age_years)))
+        shape = _draw_size(_random(seed, f"size {name}"), source, size)
+        mask, published = ("", "") if split == "unlabelled" else (name + suffix, split)
+        doubted = source == "shenzhen" and mask != "" and index % 5 == 2
+        facts = (sick, sex, age, *shape, group, evidence, doubted, published, split)
+        cases.append(Case(name, source, f"{name}.png", mask, *facts))
+    return cases
 
 
 def _draw_size(rng: np.random.Generator, source: str, size: int) -> tuple[int, int]:
     """Width and height with the source's proportions, the longest side being `size`."""
-    if source == "montgomery":
-        short = round(size * 4020 / 4892)
-        return (size, short) if rng.random() < 0.5 else (short, size)
-    short = size if rng.random() < 0.3 else round(size * rng.uniform(0.84, 0.99))
-    return (short, size) if rng.random() < 0.6 else (size, short)
+    aspect = 4020 / 4892 if source == "montgomery" else min(rng.uniform(0.84, 1.04), 1.0)
+    sides = (size, round(size * aspect))
+    return sides if rng.random() < 0.5 else sides[::-1]
 
 
-def _write_case(folder: Path, slot: _Slot, seed: int, size: int, separate_masks: bool) -> Case:
-    """Render and write one case; returns its row of the manifest."""
-    person = _draw_patient(slot, seed)
-    dimensions = _draw_size(slot.random(seed, 3, slot.index), slot.source, size)
-    case = _describe(slot, person, dimensions)
-    anatomy = draw_anatomy(slot.random(seed, 4, slot.patient), person)
-    film = slot.random(seed, 5, slot.index)
-    image, (left, right) = render_phantom(film, dimensions, slot.source, anatomy)
-    palette = slot.source == "shenzhen" and slot.index % 3 == 0
-    _write_png(folder / "CXR_png" / case.image_file, image, palette)
+def _write_case(folder: Path, case: Case, seed: int, separate_masks: bool) -> None:
+    """Render and write one case's image, masks and reading."""
+    person = Person(case.sex, case.age_years, case.tuberculosis)
+    anatomy = draw_anatomy(_random(seed, f"anatomy {case.patient_group}"), person)
+    rng, size = _random(seed, f"film {case.image_id}"), (case.original_width, case.original_height)
+    image, (left, right) = render_phantom(rng, size, case.source, anatomy)
+    palette = case.source == "shenzhen" and int(case.image_id.split("_")[1]) % 3 == 0
+    _write_image(folder / "CXR_png" / case.image_file, image, palette)
+    text = _word_reading(case, str(rng.choice(_FINDINGS))).encode()
     reading = folder / "ClinicalReadings" / f"{case.image_id}.txt"
-    reading.write_bytes(_word_reading(slot, person, seed).encode("utf-8"))
-    if separate_masks and slot.source == "montgomery":
-        _write_png(folder / "ManualMask" / "leftMask" / case.mask_file, left * 255)
-        _write_png(folder / "ManualMask" / "rightMask" / case.mask_file, right * 255)
+    write_atomically(reading, lambda path: path.write_bytes(text))
+    if separate_masks and case.source == "montgomery":
+        for side, mask in (("left", left), ("right", right)):
+            _write_image(folder / "ManualMask" / f"{side}Mask" / case.mask_file, 255 * mask)
     elif case.mask_file:
-        _write_png(folder / "masks" / case.mask_file, (left | right) * 255)
-    return case
+        _write_image(folder / "masks" / case.mask_file, 255 * (left | right))
 
 
-def _describe(slot: _Slot, person: Person, dimensions: tuple[int, int]) -> Case:
-    masked = slot.split != "unlabelled"
-    suffix = "" if slot.source == "montgomery" else "_mask"
-    return Case(
-        image_id=slot.image_id,
-        source=slot.source,
-        image_file=f"{slot.image_id}.png",
-        mask_file=f"{slot.image_id}{suffix}.png" if masked else "",
-        tuberculosis=slot.tuberculosis,
-        sex=person.sex,
-        age_years=int(person.age_years),
-        original_width=dimensions[0],
-        original_height=dimensions[1],
-        patient_group=replace(slot, index=slot.patient).image_id.rpartition("_")[0],
-        same_patient_evidence="stated" if slot.same_patient else "",
-        questionable_mask=slot.source == "shenzhen" and masked and slot.index % 5 == 2,
-        published_split=slot.split if masked else "",
-        split=slot.split,
-    )
+def _word_reading(case: Case, finding: str) -> str:
+    """The reading in the source's own format."""
+    wording = f"Patient's Sex: {case.sex}\nPatient's Age: {case.age_years:03d}Y"
+    if case.source == "shenzhen":
+        plain = f"{'male' if case.sex == 'M' else 'female'} {case.age_years}yrs"
+        wording = _ODD_WORDINGS.get((case.sex, case.age_years), plain)
+    finding = finding if case.tuberculosis else "normal"
+    if not case.image_id.startswith(case.patient_group):
+        finding += f" (same pt as {case.patient_group}_{int(case.tuberculosis)})"
+    return f"{wording}\n{finding}\n"
 
 
-def _write_png(path: Path, grey: np.ndarray, palette: bool = False) -> None:
+def _write_image(path: Path, picture: np.ndarray, palette: bool = False) -> None:
     from PIL import Image
 
-    image = Image.fromarray(255 - grey if palette else grey)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(255 - picture if palette else picture)
     if palette:
         # White first: who reads the indices for grey values gets a negative.
         image.putpalette([level for level in range(255, -1, -1) for _ in range(3)])
     image.save(path, compress_level=4)
+
+
+def _paint(rng, kind: str, background: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Paint one object: RGB uint8 (H, W, 3) and mask uint8 {0, 1} (H, W)."""
+    light, short = background == "light", round(size * rng.uniform(0.7, 1.0))
+    height, width = (size, short) if rng.random() < 0.5 else (short, size)
+    mask = _draw_outline(rng, kind, height, width)
+    # Uneven light, the object's soft shadow, and grain.
+    ramp = rng.uniform(0.97, 1.0) + rng.uniform(-0.03, 0.03) * np.linspace(-1, 1, width)
+    away = np.roll(mask, size // 40, (0, 1)).astype(np.float32)
+    shadow = 1 - 0.15 * cv2.GaussianBlur(away, (0, 0), size / 40)
+    ground = (rng.uniform(230, 248) if light else rng.uniform(12, 30)) * ramp * shadow
+    colour = np.array(_DARK_COLOURS[kind]) + (rng.uniform(0, 30) if light else rng.uniform(90, 130))
+    picture = np.where(mask[..., None] > 0, colour * ramp[:, None], ground[..., None])
+    picture = cv2.GaussianBlur(picture, (0, 0), size / 640)
+    picture += rng.normal(0, 3, (height, width, 1))
+    return np.clip(picture, 0, 255).round().astype(np.uint8), mask
+
+
+def _draw_outline(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
+    """Fill the object's outline, turned and stretched at random but wholly in the picture."""
+    half, angle = np.array(_OBJECTS[kind]) * [rng.uniform(0.8, 1.2), 1.0], rng.uniform(-0.6, 0.6)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    outline = np.concatenate([half, half[::-1] * [-1, 1]]) @ turn
+    outline -= 0.5 * (outline.max(axis=0) + outline.min(axis=0))
+    middle = np.array([width, height]) / 2
+    outline *= rng.uniform(0.72, 0.86) * (middle / outline.max(axis=0)).min()
+    mask = np.zeros((height, width), np.uint8)
+    corners = np.round(16 * (outline + middle)).astype(np.int32)
+    cv2.fillPoly(mask, [corners], 1, cv2.LINE_8, 4)
+    return mask
