@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from lungseg_utils.bundle import pair_bundle
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.manifest import load_manifest
-from lungseg_utils.phantom.chest import SIDES, Chest, Person, View, draw_anatomy
+from lungseg_utils.manifest import Case, load_manifest
+from lungseg_utils.phantom.chest import SIDES, Chest, Person, View, draw_anatomy, project_chest
 from lungseg_utils.phantom.film import BONE, LUNG, TISSUE, attenuation, render_phantom
 from lungseg_utils.phantom.sets import write_phantom_bundle, write_secondary_set
 from tools.build_manifest import parse_reading
@@ -27,13 +27,17 @@ def bundle(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def cases(bundle) -> list[Case]:
+    return load_manifest(bundle / "data_manifest.csv")
+
+
+@pytest.fixture(scope="module")
 def smallest(tmp_path_factory) -> Path:
     return write_phantom_bundle(tmp_path_factory.mktemp("smallest"), **SMALLEST)
 
 
 def read(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("L"))
+    return np.asarray(Image.open(path).convert("L"))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -53,10 +57,8 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path, smallest):
     assert not images & set(other.values())
 
 
-def test_masks_are_two_lungs_of_sensible_size_inside_the_film(bundle):
-    for case in load_manifest(bundle / "data_manifest.csv"):
-        if not case.mask_file:
-            continue
+def test_masks_are_two_lungs_of_sensible_size_inside_the_film(bundle, cases):
+    for case in [case for case in cases if case.mask_file]:
         mask = read(bundle / "masks" / case.mask_file)
         assert set(np.unique(mask)) == {0, 255}
         assert mask.shape == (case.original_height, case.original_width)
@@ -101,17 +103,31 @@ def test_lungs_are_darker_than_what_lies_between_and_below_them(source, seed):
     assert np.median(below) > 1.3 * np.median(image[lungs])
 
 
-def test_disease_changes_the_image_but_not_the_mask():
-    def render(abnormal: bool):
-        person = Person("M", 40.0, abnormal)
-        anatomy = draw_anatomy(np.random.default_rng(5), person)
-        return render_phantom(np.random.default_rng(6), SIZE, "shenzhen", anatomy)
+def project(seed: int, abnormal: bool = False) -> Chest:
+    anatomy = draw_anatomy(np.random.default_rng(seed), Person("M", 40.0, abnormal))
+    view = View(256, 256, 9.0, (0.0, 12.0))
+    return project_chest(anatomy, view, np.random.default_rng(seed))
 
-    healthy, (left, right) = render(False)
-    sick, (sick_left, sick_right) = render(True)
-    np.testing.assert_array_equal(left, sick_left)
-    np.testing.assert_array_equal(right, sick_right)
-    assert (healthy != sick).any()
+
+@pytest.mark.parametrize("seed", range(6))
+def test_disease_takes_air_from_the_lungs_but_leaves_their_outlines(seed):
+    healthy, sick = project(seed), project(seed, abnormal=True)
+    for side in SIDES:
+        np.testing.assert_array_equal(healthy.outlines[side], sick.outlines[side])
+    assert (sick.lung <= healthy.lung + 1e-5).all()
+    assert (sick.lung < 0.9 * healthy.lung).sum() > 100
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ribs_cross_the_lungs_and_vertebrae_lie_between_them(seed):
+    chest = project(seed)
+    lung = chest.outlines["right"]
+    rows = lung.any(axis=1)
+    spine = chest.bone[rows, 128]
+    ribs = chest.bone[rows, int(ndimage.center_of_mass(lung)[1])]
+    assert spine.min() < 0.5 * spine.max()  # between the vertebrae lie discs
+    assert 6 <= ndimage.label(ribs > 0.8 * ribs.mean())[1] <= 14
+    assert np.median(spine) > 1.1 * np.median(ribs)
 
 
 def test_children_are_smaller_and_their_hearts_relatively_larger():
@@ -132,10 +148,8 @@ def test_children_are_smaller_and_their_hearts_relatively_larger():
 def test_attenuation_is_the_sum_over_the_ray():
     one = np.ones((1, 1), np.float32)
     # 19 cm of body: 7 of lung and 12 of tissue, of which half a centimetre is bone.
-    by_hand = 7 * LUNG + 11.5 * TISSUE + 0.5 * BONE
-    np.testing.assert_allclose(
-        attenuation(Chest(12 * one, 7 * one, 0.5 * one, {})), by_hand, rtol=1e-6
-    )
+    chest = Chest(12 * one, 7 * one, 0.5 * one, {})
+    assert attenuation(chest).item() == pytest.approx(7 * LUNG + 11.5 * TISSUE + 0.5 * BONE)
 
 
 def test_view_maps_points_to_where_its_grid_has_them():
@@ -145,8 +159,7 @@ def test_view_maps_points_to_where_its_grid_has_them():
     np.testing.assert_array_equal(corners, [[40 * 16, 12 * 16]])
 
 
-def test_default_bundle_has_both_sources_in_every_split(bundle):
-    cases = load_manifest(bundle / "data_manifest.csv")
+def test_default_bundle_has_both_sources_in_every_split(cases):
     assert len(cases) == 24
     counts = Counter((case.source, case.split) for case in cases)
     assert counts == {
@@ -174,8 +187,7 @@ def test_smaller_bundles_still_cover_every_split(tmp_path, count, tested):
         assert counts[source, "train"] and counts[source, "val"]
 
 
-def test_two_films_of_one_patient_are_in_train(bundle):
-    cases = load_manifest(bundle / "data_manifest.csv")
+def test_two_films_of_one_patient_are_in_train(bundle, cases):
     groups = Counter(case.patient_group for case in cases)
     assert sorted(groups.values())[-2:] == [1, 2]
     twins = [case for case in cases if groups[case.patient_group] == 2]
@@ -186,9 +198,9 @@ def test_two_films_of_one_patient_are_in_train(bundle):
     assert f"(same pt as {twins[0].image_id})" in second
 
 
-def test_layout_and_names_are_the_real_ones(bundle):
+def test_layout_and_names_are_the_real_ones(bundle, cases):
     modes = Counter()
-    for case in load_manifest(bundle / "data_manifest.csv"):
+    for case in cases:
         with Image.open(bundle / "CXR_png" / case.image_file) as image:
             assert image.size == (case.original_width, case.original_height)
             assert max(image.size) == SIZE
@@ -204,9 +216,9 @@ def test_layout_and_names_are_the_real_ones(bundle):
     assert not (pairing.missing_images or pairing.missing_masks or pairing.orphan_masks)
 
 
-def test_readings_say_what_the_manifest_says(bundle):
+def test_readings_say_what_the_manifest_says(bundle, cases):
     texts = []
-    for case in load_manifest(bundle / "data_manifest.csv"):
+    for case in cases:
         text = (bundle / "ClinicalReadings" / f"{case.image_id}.txt").read_text(encoding="utf-8")
         texts.append(text)
         assert parse_reading(text, case.source) == (case.sex, case.age_years), text
@@ -220,12 +232,11 @@ def test_separate_masks_are_the_left_and_the_right_of_the_merged_ones(tmp_path, 
     apart = write_phantom_bundle(tmp_path, **SMALLEST, separate_masks=True)
     films = [pair for pair in pair_bundle(apart).pairs if pair.case.source == "montgomery"]
     assert films and all(len(pair.masks) == 2 for pair in films)
+    sides = ("left", "right")
     for pair in films:
         name = pair.case.mask_file
         assert not (apart / "masks" / name).exists()
-        left, right = (
-            read(apart / "ManualMask" / f"{side}Mask" / name) for side in ("left", "right")
-        )
+        left, right = (read(apart / "ManualMask" / f"{side}Mask" / name) for side in sides)
         assert not (left & right).any()
         assert ndimage.center_of_mass(left)[1] > ndimage.center_of_mass(right)[1]
         np.testing.assert_array_equal(read(smallest / "masks" / name), left | right)
@@ -239,7 +250,10 @@ def test_bundles_that_cannot_be_are_refused(tmp_path, arguments):
 
 
 def test_secondary_set_has_exact_annotations(tmp_path):
-    folder = write_secondary_set(tmp_path, count=10, seed=1, size=96)
+    folder, again = (
+        write_secondary_set(tmp_path / name, count=10, seed=1, size=96) for name in "ab"
+    )
+    assert digests(folder) == digests(again)
     header, *rows = (folder / "metadata.csv").read_text().splitlines()
     assert header == "image,annotation,background,object"
     assert len(rows) == 10
@@ -254,7 +268,3 @@ def test_secondary_set_has_exact_annotations(tmp_path):
         assert darker == (background == "light")
     assert suffixes == {".png", ".jpg"}
     assert {row.split(",")[2] for row in rows} == {"light", "dark"}
-    again = write_secondary_set(tmp_path / "again", count=10, seed=1, size=96)
-    assert digests(again) == {
-        name: digest for name, digest in digests(folder).items() if not name.startswith("again")
-    }

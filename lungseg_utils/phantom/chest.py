@@ -278,7 +278,7 @@ def _project_bones(anatomy: Anatomy, view: View) -> np.ndarray:
     for number in range(24):  # vertebrae
         middle, tall = -8.3 + 1.8 * number + 0.03 * number**2, 0.74 + 0.03 * number
         block = scale * np.array([[-1.0, middle], [1.0, middle]])
-        _draw_bone(layers[2], view, block, scale * tall, 0.9 * scale)
+        _draw_bone(layers[2], view, block, scale * tall, 1.4 * scale)
     return cv2.GaussianBlur(layers.sum(axis=0), (0, 0), max(0.1 * scale * view.pixels_per_cm, 0.3))
 
 
@@ -295,7 +295,7 @@ def _draw_rib(layers: np.ndarray, view: View, anatomy: Anatomy, side: str, numbe
         reach = anatomy.cage_width(np.maximum(y, 0.03 * anatomy.height), side) + 0.3 * scale
         points = np.stack([SIDES[side] * reach * np.sin(turn) ** 0.8, y], axis=1)
         # Where the rib runs towards the detector the ray stays in it for longer.
-        thickness = scale / np.maximum(np.abs(np.cos(turn)), 0.7)
+        thickness = 0.9 * scale / np.maximum(np.abs(np.cos(turn)), 0.7)
         thickness *= np.clip((last - turn) / 0.7, 0.2, 1.0)
         radius = scale * (0.5 + 0.22 * np.clip(turn / 1.5, 0, 1))
         _draw_bone(layer, view, points, radius, thickness)
