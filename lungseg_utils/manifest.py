@@ -88,11 +88,8 @@ def load_manifest(
     kept_sources = _selection("sources", sources, SOURCES)
     kept_splits = _selection("splits", splits, SPLITS)
     path = default_manifest_path() if path is None else Path(path)
-    numbered = _parse(_read_text(path), path)
-    _check_across(numbered, path)
-    return [
-        case for _, case in numbered if case.source in kept_sources and case.split in kept_splits
-    ]
+    cases = _parse(_read_text(path), path)
+    return [case for case in cases if case.source in kept_sources and case.split in kept_splits]
 
 
 def write_manifest(path: Path | str, cases: Iterable[Case]) -> Path:
@@ -105,7 +102,7 @@ def write_manifest(path: Path | str, cases: Iterable[Case]) -> Path:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(to_row(case) for case in sorted(cases, key=lambda case: case.image_id))
-    _check_across(_parse(text.getvalue(), Path(path)), Path(path))
+    _parse(text.getvalue(), Path(path))
     content = text.getvalue().encode("utf-8")
     return write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
@@ -127,7 +124,7 @@ def count_splits(cases: Iterable[Case]) -> dict[str, int]:
 
 def _selection(name: str, wanted: str | Collection[str] | None, known: tuple[str, ...]) -> set[str]:
     kept = {wanted} if isinstance(wanted, str) else set(known if wanted is None else wanted)
-    if unknown := sorted(kept - {*known}):
+    if unknown := sorted(kept - {*known}, key=str):
         raise LungsegError(
             f"`{name}` holds names out of {', '.join(known)}.",
             ", ".join(map(repr, unknown)),
@@ -157,23 +154,24 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _parse(text: str, path: Path) -> list[tuple[int, Case]]:
-    """Parse every row; each case comes with its line number in the file."""
+def _parse(text: str, path: Path) -> list[Case]:
+    """Parse and check every row, then what concerns several rows."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         _check_header(next(reader, []), path)
-        cases = [(reader.line_num, _parse_row(cells, reader.line_num, path)) for cells in reader]
+        numbered = [(reader.line_num, _parse_row(cells, reader.line_num, path)) for cells in reader]
     except csv.Error as error:
         raise ManifestError(
             "The manifest must be comma-separated text.",
             f"{error} in row {reader.line_num} of {path}",
             "Look for an open quotation mark in that row.",
         ) from error
-    if not cases:
+    if not numbered:
         raise ManifestError(
             "A manifest has at least one case.", f"a header and no row in {path}", _RESTORE
         )
-    return cases
+    _check_across(numbered, path)
+    return [case for _, case in numbered]
 
 
 def _check_header(header: list[str], path: Path) -> None:

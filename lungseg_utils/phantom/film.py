@@ -120,8 +120,9 @@ def _add_marker(grey: np.ndarray, lungs: np.ndarray, rng, labelled: bool) -> Non
     """Print the side letter, and for `labelled` plates, where no lung is; changes `grey`."""
     (height, width), unmarked = grey.shape, grey.copy()
     size = max(width, height) / 1300
-    for text, row in (("PA", 0.06), ("ERECT", 0.11)) if labelled and rng.random() < 0.8 else ():
-        column, row = int(0.82 * width), int(row * height)
+    plates = {"PA": 0.06, "ERECT": 0.11} if labelled and rng.random() < 0.8 else {}
+    for text, level in plates.items():
+        column, row = int(0.82 * width), int(level * height)
         end = (column + int(20 * len(text) * size), row + int(6 * size))
         cv2.rectangle(grey, (column - 2, row - int(26 * size)), end, 250, -1)
         _print(grey, text, (column, row), size, 5)

@@ -229,6 +229,5 @@ def _draw_outline(rng: np.random.Generator, kind: str, height: int, width: int) 
     middle = np.array([width, height]) / 2
     outline *= rng.uniform(0.72, 0.86) * (middle / outline.max(axis=0)).min()
     mask = np.zeros((height, width), np.uint8)
-    corners = np.round(16 * (outline + middle)).astype(np.int32)
-    cv2.fillPoly(mask, [corners], 1, cv2.LINE_8, 4)
+    cv2.fillPoly(mask, [np.round(16 * (outline + middle)).astype(np.int32)], 1, cv2.LINE_8, 4)
     return mask
