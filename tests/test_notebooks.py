@@ -162,7 +162,7 @@ def test_what_nbval_compares_is_marked_on_the_cell_s_first_line(name):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_name_known_notebooks_and_parameters_of_the_right_type(recipe):
     sections = read_recipe(recipe)
-    planned = {step.name: step for step in apply_recipe(find_steps(), sections, recipe.name)}
+    planned = {step.name: step for step in apply_recipe(find_steps(), sections)}
     for section, parameters in sections.items():
         # A number such as 1e-4, which YAML takes for text, is refused above.
         assert {name: planned[section].parameters[name] for name in parameters} == parameters

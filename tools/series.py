@@ -113,6 +113,8 @@ def _execute(step: Step, output: Path) -> None:
             language="python",
             cwd=Path.cwd(),
             progress_bar=sys.stderr.isatty(),
+            # The kernel's own log holds notes on its transport; errors of cells come another way.
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
         advice = f"See the executed notebook, which holds the whole traceback: {output}"
