@@ -8,8 +8,11 @@ from collections.abc import Iterable
 _SHOWN_NAMES = 20
 
 
-class LungsegError(ValueError):
+class LungsegError(Exception):
     """A rule was broken by what the user passed or by what lies in the workspace.
+
+    The subclasses are also the builtin errors that they amount to, so that `except ValueError`
+    catches a wrong value and `except OSError` a full disk, and neither the other.
 
     Args:
         rule: What must hold.
@@ -18,7 +21,8 @@ class LungsegError(ValueError):
     """
 
     def __init__(self, rule: str, received: object, advice: str) -> None:
-        super().__init__(rule, received, advice)
+        # Past OSError, which would take the first two for a number and its text.
+        Exception.__init__(self, rule, received, advice)
         self.rule = rule
         self.received = received
         self.advice = advice
@@ -27,19 +31,23 @@ class LungsegError(ValueError):
         return f"{self.rule}\n  Received: {self.received}\n  What to do: {self.advice}"
 
 
-class ManifestError(LungsegError):
+class InvalidValueError(LungsegError, ValueError):
+    """A parameter or an array has a value that is not allowed."""
+
+
+class ManifestError(LungsegError, ValueError):
     """The manifest breaks a rule; names the row and the column."""
 
 
-class MissingInputError(LungsegError):
+class MissingInputError(LungsegError, FileNotFoundError):
     """What an earlier stage writes is not there; names the notebook to run first."""
 
 
-class StaleOutputError(LungsegError):
+class StaleOutputError(LungsegError, ValueError):
     """An output folder was made with other parameters or from other inputs."""
 
 
-class ImageFileError(LungsegError):
+class ImageFileError(LungsegError, ValueError):
     """A file cannot be read as an X-ray or a mask."""
 
 
@@ -47,23 +55,23 @@ class UnusableMaskError(ImageFileError):
     """A file can be read, but is no lung mask, or not that of its X-ray."""
 
 
-class DownloadError(LungsegError):
+class DownloadError(LungsegError, OSError):
     """A source could not be fetched, or what arrived is not the data set."""
 
 
-class StorageError(LungsegError):
+class StorageError(LungsegError, OSError):
     """A disk or drive is full, read-only or gone; nothing half-written has a final name."""
 
 
-class LockedError(LungsegError):
+class LockedError(LungsegError, TimeoutError):
     """Another process writes there; the message names it."""
 
 
-class MemoryExhaustedError(LungsegError):
+class MemoryExhaustedError(LungsegError, MemoryError):
     """The network does not fit the memory of the GPU or the machine; says what to lower."""
 
 
-class TrainingDivergedError(LungsegError):
+class TrainingDivergedError(LungsegError, ArithmeticError):
     """The loss became NaN or infinite."""
 
 

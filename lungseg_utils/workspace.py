@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import InvalidValueError, LungsegError
 
 DRIVE_MOUNT = "/content/drive"
 
@@ -60,7 +60,7 @@ class Workspace:
     def run(self, name: str) -> Path:
         """One training run."""
         if not name or Path(name).name != name or name in {".", ".."}:
-            raise LungsegError(
+            raise InvalidValueError(
                 "A run's name is a single folder name.",
                 repr(name),
                 "Choose a name such as 'unet' or 'unet-clahe', without slashes.",

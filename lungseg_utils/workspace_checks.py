@@ -16,6 +16,7 @@ from tqdm.contrib.concurrent import thread_map
 from lungseg_utils.acquire.arrival import list_files, record_path, recorded_hashes
 from lungseg_utils.acquire.raw_bundles import RECORD as FETCHED
 from lungseg_utils.acquire.raw_bundles import find_bundle_or_none, read_record
+from lungseg_utils.errors import LungsegError
 from lungseg_utils.files.records import digest_of, file_sha256, read_json
 
 _AGAIN_02 = (
@@ -164,7 +165,7 @@ def _compare_hashes(
     path = record_path(downloads, request)
     try:
         hashes = recorded_hashes(path)
-    except ValueError as error:
+    except LungsegError as error:
         yield Damage(path, str(error.received), "Delete it: the files will be recorded anew.")
         return
     there = set(list_files(bundle)) if bundle.is_dir() else set()

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
 import os
+import pickle
 import resource
 import shutil
 import stat
@@ -13,7 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungseg_utils.errors import LungsegError, ManifestError, StaleOutputError, StorageError
+from lungseg_utils.errors import (
+    DownloadError,
+    InvalidValueError,
+    LockedError,
+    LungsegError,
+    ManifestError,
+    MemoryExhaustedError,
+    MissingInputError,
+    StaleOutputError,
+    StorageError,
+    UnusableMaskError,
+)
 from lungseg_utils.files import storage
 from lungseg_utils.files.records import (
     check_reusable,
@@ -41,12 +54,45 @@ records = st.recursive(
 record_dictionaries = st.dictionaries(st.text("abc", min_size=1, max_size=3), records, max_size=4)
 
 
-def test_an_error_says_rule_received_and_advice():
-    error = ManifestError("Rows are sorted.", "b before a", "Sort them.")
-    assert isinstance(error, LungsegError) and isinstance(error, ValueError)
-    assert (error.rule, error.received, error.advice) == error.args
-    lines = str(error).splitlines()
-    assert lines == ["Rows are sorted.", "  Received: b before a", "  What to do: Sort them."]
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (LungsegError, Exception),
+        (InvalidValueError, ValueError),
+        (ManifestError, ValueError),
+        (StaleOutputError, ValueError),
+        (UnusableMaskError, ValueError),
+        (MissingInputError, FileNotFoundError),
+        (DownloadError, OSError),
+        (StorageError, OSError),
+        (LockedError, TimeoutError),
+        (MemoryExhaustedError, MemoryError),
+    ],
+)
+def test_an_error_says_rule_received_and_advice_and_is_what_python_calls_it(kind, builtin):
+    error = kind("Rows are sorted.", "b before a", "Sort them.")
+    assert isinstance(error, LungsegError) and isinstance(error, builtin)
+    assert isinstance(error, ValueError) == (builtin is ValueError)
+    # OSError would count three arguments as number, text and file.
+    assert getattr(error, "errno", None) is None
+    for same in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(same) is kind
+        assert (same.rule, same.received, same.advice) == same.args == error.args
+        lines = str(same).splitlines()
+        assert lines == ["Rows are sorted.", "  Received: b before a", "  What to do: Sort them."]
+
+
+def test_an_explained_error_is_not_explained_again_nor_retried(tmp_path: Path):
+    full = StorageError("The disk must have room.", "none", "Free some.")
+    calls = []
+
+    def fail(path: Path) -> None:
+        calls.append(path)
+        raise full
+
+    with pytest.raises(StorageError) as caught:
+        write_atomically(tmp_path / "a", fail)
+    assert caught.value is full and len(calls) == 1
 
 
 def test_a_file_is_written_whole_with_its_folder(tmp_path: Path):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from lungseg_utils.errors import DownloadError, shortened
+from lungseg_utils.errors import DownloadError, LungsegError, shortened
 from lungseg_utils.files.storage import explained
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ def unpack_zip(
         total = _unpack_into(archive, partial, largest_bytes, wanted)
         with explained(folder):
             partial.replace(folder)
+    except LungsegError:
+        raise
     except _DAMAGE as error:
         raise DownloadError(
             "The archive must be a whole zip file.",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lungseg_utils.errors import ImageFileError, LungsegError
+from lungseg_utils.errors import ImageFileError, InvalidValueError
 from lungseg_utils.files.records import write_atomically
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def encode_picture(picture: np.ndarray, suffix: str = ".png", options: Sequence[
         The file's content.
 
     Raises:
-        LungsegError: The picture cannot be encoded.
+        InvalidValueError: The picture cannot be encoded.
     """
     import cv2
 
@@ -289,7 +289,7 @@ def encode_picture(picture: np.ndarray, suffix: str = ".png", options: Sequence[
     except cv2.error as error:
         done, reason = False, error.err
     if not done:
-        raise LungsegError(
+        raise InvalidValueError(
             "A picture to be written is grey or colour uint8, of at least one pixel.",
             f"{picture.dtype} {picture.shape} for {suffix} ({reason})",
             "Convert it first.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import InvalidValueError
 
 NORMALISATIONS = ("none", "batch", "instance")
 
@@ -18,11 +18,11 @@ def check_size(size: int, divisor: int, smallest: int = 1) -> None:
         smallest: The smallest size allowed, in pixels.
 
     Raises:
-        LungsegError: The size is not a whole multiple of the divisor, or too small.
+        InvalidValueError: The size is not a whole multiple of the divisor, or too small.
     """
     smallest = max(smallest, divisor)
     if not _is_count(size) or size % divisor or size < smallest:
-        raise LungsegError(
+        raise InvalidValueError(
             f"The input size must be a multiple of {divisor}, and at least {smallest} pixels.",
             repr(size),
             "Choose such a size (256 and 512 suit every network here), or a shallower network.",
@@ -33,10 +33,10 @@ def check_count(name: str, value: int) -> None:
     """Check that a parameter is a whole number of at least 1.
 
     Raises:
-        LungsegError: It is not; the message names the parameter.
+        InvalidValueError: It is not; the message names the parameter.
     """
     if not _is_count(value):
-        raise LungsegError(
+        raise InvalidValueError(
             f"{name} must be a whole number of at least 1.", repr(value), f"Pass another {name}."
         )
 
@@ -45,10 +45,10 @@ def check_fraction(name: str, value: float) -> None:
     """Check that a parameter lies in [0, 1).
 
     Raises:
-        LungsegError: It does not; the message names the parameter.
+        InvalidValueError: It does not; the message names the parameter.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise LungsegError(
+        raise InvalidValueError(
             f"{name} must be a number from 0 up to, not including, 1.",
             repr(value),
             f"Pass another {name}.",
@@ -59,10 +59,10 @@ def check_choice(name: str, value: object, choices: tuple) -> None:
     """Check that a parameter is one of a few allowed values.
 
     Raises:
-        LungsegError: It is not; the message names the parameter and the choices.
+        InvalidValueError: It is not; the message names the parameter and the choices.
     """
     if value not in choices:
-        raise LungsegError(
+        raise InvalidValueError(
             f"{name} must be one of {', '.join(map(repr, choices))}.",
             repr(value),
             f"Pass one of these as {name}.",
@@ -73,7 +73,7 @@ def check_levels(size: int, base_filters: int, depth: int, patch_size: int) -> N
     """Check the shape of a network that halves patches of its input, level by level.
 
     Raises:
-        LungsegError: A number is no count, or the size cannot be halved that often.
+        InvalidValueError: A number is no count, or the size cannot be halved that often.
     """
     check_count("base_filters", base_filters)
     check_count("depth", depth)
@@ -85,7 +85,7 @@ def check_normalisation(kind: str, batch_momentum: float) -> None:
     """Check the arguments of `normalisation_layer`.
 
     Raises:
-        LungsegError: There is no such kind, or the momentum is out of its range.
+        InvalidValueError: There is no such kind, or the momentum is out of its range.
     """
     check_choice("normalisation", kind, NORMALISATIONS)
     check_fraction("batch_momentum", batch_momentum)

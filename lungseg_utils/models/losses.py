@@ -11,7 +11,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import InvalidValueError
 
 SMOOTHING_PIXELS = 1.0
 
@@ -72,10 +72,10 @@ def get_loss(name: str) -> Callable[[keras.KerasTensor, keras.KerasTensor], kera
     """Return the loss of a name: "dice", "bce" or "bce_dice".
 
     Raises:
-        LungsegError: There is no such loss.
+        InvalidValueError: There is no such loss.
     """
     if name not in LOSSES:
-        raise LungsegError(
+        raise InvalidValueError(
             f"The loss must be one of {', '.join(map(repr, LOSSES))}.", repr(name), "Pass one."
         )
     return LOSSES[name]

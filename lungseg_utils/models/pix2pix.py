@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import InvalidValueError
 from lungseg_utils.models import blocks
 
 # The generator halves its input at least this often: three blocks with dropout lie above the last.
@@ -36,7 +36,7 @@ def build_generator(
         A model: float32 (N, size, size, 1) in [-1, 1] to float32 (N, size, size, 1) in [-1, 1].
 
     Raises:
-        LungsegError: A parameter is out of its range.
+        InvalidValueError: A parameter is out of its range.
     """
     blocks.check_size(size, 2**FEWEST_LEVELS)
     blocks.check_count("base_filters", base_filters)
@@ -44,7 +44,7 @@ def build_generator(
     if depth is not None:
         blocks.check_count("depth", depth)
         if depth not in range(FEWEST_LEVELS, levels + 1):
-            raise LungsegError(
+            raise InvalidValueError(
                 f"The generator's depth at {size} pixels is from {FEWEST_LEVELS} to {levels}.",
                 repr(depth),
                 "Choose such a depth, or another size.",
@@ -84,7 +84,7 @@ def build_discriminator(size: int = 256, base_filters: int = 64) -> keras.Model:
         (N, size/8 - 2, size/8 - 2, 1), positive where the mask seems to be a true one.
 
     Raises:
-        LungsegError: A parameter is out of its range.
+        InvalidValueError: A parameter is out of its range.
     """
     blocks.check_size(size, 8, smallest=32)
     blocks.check_count("base_filters", base_filters)
@@ -127,7 +127,7 @@ class Pix2Pix(keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         if isinstance(l1_weight, bool) or not isinstance(l1_weight, int | float) or l1_weight < 0:
-            raise LungsegError(
+            raise InvalidValueError(
                 "l1_weight must be a number of at least 0.", repr(l1_weight), "The paper's is 100."
             )
         self.generator = generator
@@ -157,10 +157,10 @@ class Pix2Pix(keras.Model):
         generator's term cannot reach the discriminator, whose variables are held constant.
 
         Raises:
-            LungsegError: The model was compiled with a loss.
+            InvalidValueError: The model was compiled with a loss.
         """
         if getattr(self, "loss", None) is not None:
-            raise LungsegError(
+            raise InvalidValueError(
                 "Pix2Pix has its own loss.",
                 f"loss={self.loss!r}",
                 "Compile it without a loss, and set l1_weight instead.",
@@ -229,7 +229,7 @@ def build_pix2pix(
         A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
 
     Raises:
-        LungsegError: A parameter is out of its range.
+        InvalidValueError: A parameter is out of its range.
     """
     blocks.check_size(size, 2**FEWEST_LEVELS, smallest=32)
     blocks.check_count("discriminator_filters", discriminator_filters)

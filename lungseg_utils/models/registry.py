@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import InvalidValueError
 
 if TYPE_CHECKING:
     import keras
@@ -28,7 +28,7 @@ def model_options(name: str) -> dict[str, Any]:
         name: One of `MODELS`.
 
     Raises:
-        LungsegError: There is no such network.
+        InvalidValueError: There is no such network.
     """
     parameters = inspect.signature(_builder(name)).parameters
     return {key: value.default for key, value in parameters.items() if key != "size"}
@@ -46,13 +46,13 @@ def build_model(name: str, size: int, options: Mapping[str, Any] | None = None) 
         A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
 
     Raises:
-        LungsegError: No such network, no such option, or an option out of its range.
+        InvalidValueError: No such network, no such option, or an option out of its range.
     """
     options = dict(options or {})
     known = model_options(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise LungsegError(
+        raise InvalidValueError(
             f"The options of {name!r} are {', '.join(known)}.",
             ", ".join(map(repr, unknown)),
             "Correct the name, or leave the option out.",
@@ -76,7 +76,7 @@ def build_architecture(
 
 def _builder(name: str) -> Callable[..., keras.Model]:
     if name not in _BUILDERS:
-        raise LungsegError(
+        raise InvalidValueError(
             f"The model must be one of {', '.join(map(repr, MODELS))}.", repr(name), "Pass one."
         )
     module, function = _BUILDERS[name]

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 from keras import ops
 
-from lungseg_utils.errors import DownloadError, LungsegError
+from lungseg_utils.errors import DownloadError, InvalidValueError
 from lungseg_utils.models import blocks
 
 ENCODERS = ("plain", "vgg16")
@@ -108,7 +108,7 @@ def build_unetpp(
         A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
 
     Raises:
-        LungsegError: A parameter is out of its range, or the file holds other weights.
+        InvalidValueError: A parameter is out of its range, or the file holds other weights.
         DownloadError: The ImageNet weights cannot be fetched.
     """
     blocks.check_levels(size, base_filters, depth, patch_size)
@@ -156,25 +156,25 @@ def _check_encoder(
 ) -> None:
     blocks.check_choice("encoder", encoder, ENCODERS)
     if encoder == "vgg16" and patch_size != 1:
-        raise LungsegError(
+        raise InvalidValueError(
             "The encoder 'vgg16' reads pixels: its patch_size is 1.",
             f"patch_size {patch_size}",
             "Set patch_size to 1, or use the encoder 'plain'.",
         )
     if encoder == "vgg16" and depth >= len(VGG16_LEVELS):
-        raise LungsegError(
+        raise InvalidValueError(
             f"With the encoder 'vgg16', depth is at most {len(VGG16_LEVELS) - 1}.",
             depth,
             "Lower depth, or use the encoder 'plain'.",
         )
     if encoder == "plain" and encoder_weights is not None:
-        raise LungsegError(
+        raise InvalidValueError(
             "encoder_weights belong to the encoder 'vgg16'.",
             f"encoder='plain', encoder_weights={encoder_weights!r}",
             "Set encoder='vgg16', or leave encoder_weights out.",
         )
     if encoder_weights not in (None, "imagenet") and not Path(encoder_weights).is_file():
-        raise LungsegError(
+        raise InvalidValueError(
             "encoder_weights must be None, 'imagenet' or the path of a file.",
             repr(encoder_weights),
             "Correct the path, or pass 'imagenet' to let Keras download the weights.",
@@ -206,7 +206,7 @@ def _vgg16(inputs: keras.KerasTensor, weights: str | None) -> keras.Model:
             ) from error
         if weights is None:
             raise
-        raise LungsegError(
+        raise InvalidValueError(
             "encoder_weights must be VGG16's without the top, as Keras publishes them.",
             f"{weights}: {error}",
             "Pass vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5, or 'imagenet'.",

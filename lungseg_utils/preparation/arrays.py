@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from lungseg_utils.errors import LungsegError, MissingInputError, UnusableMaskError
+from lungseg_utils.errors import (
+    InvalidValueError,
+    LungsegError,
+    MissingInputError,
+    UnusableMaskError,
+)
 from lungseg_utils.files.locks import hold
 from lungseg_utils.files.records import (
     check_reusable,
@@ -82,7 +87,7 @@ def prepare(
     """
     pairs = sorted([*pairing.pairs, *pairing.unlabelled], key=lambda pair: pair.case.image_id)
     if not pairs:
-        raise LungsegError(
+        raise InvalidValueError(
             "A preparation needs at least one X-ray of the manifest.",
             "a pairing without cases",
             "Check with notebook 02_download_and_pair what the bundle holds.",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import InvalidValueError
 
 # The effects of `lungseg_utils.preparation.effects` that are drawn, in the order they are applied.
 EFFECTS = ("opacity", "objects", "shade", "blur", "coarsen", "sharpen", "noise")
@@ -103,7 +103,7 @@ class Augmentation:
             value = getattr(self, name)
             if not low <= value <= high or (name in _WHOLE and value != int(value)):
                 kind = "a whole number" if name in _WHOLE else "a number"
-                raise LungsegError(
+                raise InvalidValueError(
                     f"Augmentation's {name} is {kind} from {low} to {high}.",
                     repr(value),
                     "Pass 0 to leave it out.",
@@ -151,11 +151,11 @@ class Augmentation:
         """Read what `to_dict` wrote; an option that it did not know yet is off.
 
         Raises:
-            LungsegError: An option is unknown.
+            InvalidValueError: An option is unknown.
         """
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(values) - set(known)):
-            raise LungsegError(
+            raise InvalidValueError(
                 f"Augmentation has the options {', '.join(known)}.",
                 ", ".join(unknown),
                 "Remove or correct the unknown options.",
@@ -243,10 +243,10 @@ def get_augmentation(name: str) -> Augmentation:
     """Return the augmentation of a name: "none", "flip", "mild" or "strong".
 
     Raises:
-        LungsegError: There is no such augmentation.
+        InvalidValueError: There is no such augmentation.
     """
     if name not in PRESETS:
-        raise LungsegError(
+        raise InvalidValueError(
             f"The augmentation is one of {', '.join(PRESETS)}.", repr(name), "Choose one of them."
         )
     return PRESETS[name]

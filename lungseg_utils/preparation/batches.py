@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import InvalidValueError
 from lungseg_utils.preparation.imaging import to_model_input
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class CaseBatches:
         shuffle: Whether each epoch has its own order; without, the order of `cases`.
 
     Raises:
-        LungsegError: There is no case, one has no mask, or a number is out of range.
+        InvalidValueError: There is no case, one has no mask, or a number is out of range.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class CaseBatches:
             X-rays float32 (B, H, W, 1) in [0, 1] and masks float32 {0, 1} (B, H, W, 1).
 
         Raises:
-            LungsegError: The epoch has no such batch.
+            InvalidValueError: The epoch has no such batch.
         """
         if not 0 <= index < len(self) or epoch < 0:
-            raise LungsegError(
+            raise InvalidValueError(
                 f"Epochs count from 0, their batches from 0 to {len(self) - 1}.",
                 f"epoch {epoch}, batch {index}",
                 "Ask for a batch that exists.",
@@ -91,7 +91,7 @@ class CaseBatches:
 
 def _check(cases: Cases, batch_size: int, seed: int) -> None:
     if batch_size < 1 or seed < 0:
-        raise LungsegError(
+        raise InvalidValueError(
             "A batch has at least one case, and a seed is at least 0.",
             f"batch_size {batch_size}, seed {seed}",
             "Correct the numbers.",
@@ -99,7 +99,7 @@ def _check(cases: Cases, batch_size: int, seed: int) -> None:
     without = cases.index.loc[cases.index["has_mask"] == 0, "image_id"].tolist()
     if without or not len(cases):
         listed = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if without[5:] else "")
-        raise LungsegError(
+        raise InvalidValueError(
             "Batches are made of cases with a lung mask.",
             f"{len(without)} without: {listed}" if without else "no case",
             "Select a split that has masks, such as cases.select('train').",

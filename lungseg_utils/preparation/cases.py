@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import InvalidValueError
 from lungseg_utils.files.records import digest_of
 from lungseg_utils.manifest import COLUMNS, SOURCES, SPLITS, to_row
 
@@ -39,7 +39,7 @@ class Cases:
 
     def __post_init__(self) -> None:
         if not (self.images.shape == self.masks.shape and len(self.images) == len(self.index)):
-            raise LungsegError(
+            raise InvalidValueError(
                 "X-rays, masks and index have one row a case, and X-rays and masks one size.",
                 f"X-rays {self.images.shape}, masks {self.masks.shape}, {len(self.index)} rows",
                 "Pass arrays and an index of the same cases.",
@@ -65,11 +65,11 @@ class Cases:
             split: One of the manifest's splits, or several.
 
         Raises:
-            LungsegError: A split is unknown.
+            InvalidValueError: A split is unknown.
         """
         wanted = [split] if isinstance(split, str) else list(split)
         if unknown := [name for name in wanted if name not in SPLITS]:
-            raise LungsegError(
+            raise InvalidValueError(
                 f"A split is one of {', '.join(SPLITS)}.",
                 ", ".join(map(repr, unknown)),
                 "Correct the name of the split.",
@@ -84,12 +84,12 @@ class Cases:
             source: `montgomery`, `shenzhen`, or `all`.
 
         Raises:
-            LungsegError: There is no such source.
+            InvalidValueError: There is no such source.
         """
         if source == "all":
             return self
         if source not in SOURCES:
-            raise LungsegError(
+            raise InvalidValueError(
                 f"A source is one of all, {', '.join(SOURCES)}.", repr(source), "Name one of them."
             )
         return self.take(np.flatnonzero(self.index["source"] == source))

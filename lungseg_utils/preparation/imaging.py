@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungseg_utils.errors import ImageFileError, LungsegError, UnusableMaskError
+from lungseg_utils.errors import ImageFileError, InvalidValueError, UnusableMaskError
 from lungseg_utils.files.images import (
     MaskColours,
     bands_of,
@@ -65,7 +65,7 @@ def read_mask(*paths: Path | str) -> np.ndarray:
             an X-ray, or the sizes differ.
     """
     if not paths:
-        raise LungsegError("A mask is read from one or more files.", "no file", "Pass a path.")
+        raise InvalidValueError("A mask is read from one or more files.", "no file", "Pass a path.")
     first, *others = (Path(path) for path in paths)
     union = _read_one_mask(first)
     for path in others:
@@ -91,17 +91,17 @@ def to_grey(image: np.ndarray) -> np.ndarray:
         uint8 (H, W).
 
     Raises:
-        LungsegError: The array has another shape, no pixels, or values that are not finite.
+        InvalidValueError: The array has another shape, no pixels, or values that are not finite.
     """
     channels = image.shape[2] if image.ndim == 3 else 1
     if image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
-        raise LungsegError(
+        raise InvalidValueError(
             "An image is an array (H, W), (H, W, 1), RGB (H, W, 3) or RGBA (H, W, 4).",
             f"shape {image.shape}",
             "Pass one image, grey or colour, with its channels last.",
         )
     if not np.isfinite(image).all():
-        raise LungsegError(
+        raise InvalidValueError(
             "An image's values are finite.", "NaN or infinity", "Replace them before reading."
         )
     grey = channels_to_grey(image)
@@ -172,13 +172,13 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.normalise not in NORMALISATIONS:
-            raise LungsegError(
+            raise InvalidValueError(
                 f"normalise is one of {', '.join(NORMALISATIONS)}.",
                 repr(self.normalise),
                 "Choose one of them.",
             )
         if not self.clip_limit > 0 or self.tiles < 1 or self.tiles != int(self.tiles):
-            raise LungsegError(
+            raise InvalidValueError(
                 "CLAHE needs a clip limit above 0 and a whole number of tiles of at least 1.",
                 f"clip_limit {self.clip_limit!r}, tiles {self.tiles!r}",
                 "Start from the usual clip_limit=2.0, tiles=8.",
@@ -216,11 +216,11 @@ class Preprocessing:
         """Read what `to_dict` wrote.
 
         Raises:
-            LungsegError: An option is unknown.
+            InvalidValueError: An option is unknown.
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise LungsegError(
+            raise InvalidValueError(
                 f"Preprocessing has the options {', '.join(sorted(known))}.",
                 ", ".join(unknown),
                 "Remove or correct the unknown options.",
@@ -260,7 +260,7 @@ def preprocess(
 
     Raises:
         ImageFileError: A file cannot be read, or image and mask differ in size.
-        LungsegError: An array is not an image or not a mask.
+        InvalidValueError: An array is not an image or not a mask.
     """
     grey = to_grey(image) if isinstance(image, np.ndarray) else read_image(image)
     resized = (preprocessing or Preprocessing()).apply(resize_image(grey, size))
@@ -336,7 +336,7 @@ def _binarise(values: np.ndarray, path: Path) -> np.ndarray:
 def _array_to_mask(mask: np.ndarray) -> np.ndarray:
     values = np.unique(mask)
     if mask.ndim != 2 or not (np.isin(values, (0, 1)).all() or np.isin(values, (0, 255)).all()):
-        raise LungsegError(
+        raise InvalidValueError(
             "A mask is an array (H, W) of {0, 1}, {0, 255} or bool.",
             f"shape {mask.shape}, {len(values)} values from {values.min()} to {values.max()}",
             "Threshold it first; a mask file may be passed by its path.",
@@ -347,7 +347,7 @@ def _array_to_mask(mask: np.ndarray) -> np.ndarray:
 def _wanted(size: int | tuple[int, int]) -> tuple[int, int]:
     width, height = (size, size) if np.isscalar(size) else size
     if min(width, height) < 1 or int(width) != width or int(height) != height:
-        raise LungsegError(
+        raise InvalidValueError(
             "A size is a whole number of pixels, at least 1, or a pair (width, height) of them.",
             repr(size),
             "Pass for example 256 or (512, 384).",

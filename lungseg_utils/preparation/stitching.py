@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from lungseg_utils.errors import LungsegError, MissingInputError
+from lungseg_utils.errors import InvalidValueError, LungsegError, MissingInputError
 from lungseg_utils.files.images import encode_picture
 from lungseg_utils.files.locks import hold
 from lungseg_utils.files.records import (
@@ -55,13 +55,13 @@ def stitch(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         LungsegError: The two differ in size, or a value is not allowed.
     """
     if image.shape != mask.shape or image.ndim != 2:
-        raise LungsegError(
+        raise InvalidValueError(
             "An X-ray and its mask are grey and of the same size to be stitched.",
             f"X-ray {image.shape}, mask {mask.shape}",
             "Resize both to one size first.",
         )
     if image.dtype != np.uint8 or mask.dtype != np.uint8 or mask.max(initial=0) > 1:
-        raise LungsegError(
+        raise InvalidValueError(
             "A stitched X-ray is uint8 and its mask uint8 {0, 1}.",
             f"X-ray {image.dtype}, mask {mask.dtype} up to {mask.max(initial=0)}",
             "Convert them first.",
@@ -82,14 +82,14 @@ def unstitch(stitched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         LungsegError: The width is odd, or the right half is not {0, 255}.
     """
     if stitched.ndim != 2 or stitched.shape[1] % 2:
-        raise LungsegError(
+        raise InvalidValueError(
             "A stitched picture is grey and of even width.",
             f"shape {stitched.shape}",
             "Pass a picture made by stitch().",
         )
     image, mask = np.split(stitched, 2, axis=1)
     if not np.isin(mask, (0, 255)).all():
-        raise LungsegError(
+        raise InvalidValueError(
             "The right half of a stitched picture holds 0 and 255 only.",
             f"{len(np.unique(mask))} different values",
             "Keep stitched pictures as PNG at their own size: JPEG and resizing blur the mask.",
@@ -120,7 +120,7 @@ def write_stitched(cases: Cases, workspace: Workspace, overwrite: bool = False) 
     known = (cases.index["has_mask"] == 1).to_numpy()
     rows = np.flatnonzero(cases.index["split"].isin(LEARNING_SPLITS).to_numpy() & known)
     if not len(rows):
-        raise LungsegError(
+        raise InvalidValueError(
             "Stitching needs training, validation or test cases with a mask.",
             f"{len(cases)} cases, none of them such",
             "Check the bundle with notebook 02_download_and_pair.",
@@ -162,7 +162,7 @@ def load_stitched(workspace: Workspace, size: int, split: str | Sequence[str]) -
     """
     wanted = [split] if isinstance(split, str) else list(split)
     if unknown := [name for name in wanted if name not in LEARNING_SPLITS]:
-        raise LungsegError(
+        raise InvalidValueError(
             f"Stitched cases are in the splits {', '.join(LEARNING_SPLITS)}.",
             ", ".join(map(repr, unknown)),
             "Correct the name of the split.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import InvalidValueError
 from lungseg_utils.preparation.augmentation import Augmentation
 from lungseg_utils.preparation.imaging import Preprocessing
 
@@ -55,7 +55,7 @@ class TrainingConfig:
         preprocessing: What is done to every image before it enters the network.
 
     Raises:
-        LungsegError: A value is out of its range.
+        InvalidValueError: A value is out of its range.
     """
 
     model: str = "unet"
@@ -81,7 +81,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise LungsegError(
+                raise InvalidValueError(
                     f"{name} is one of {', '.join(choices)}.",
                     repr(getattr(self, name)),
                     f"Choose one of them for {name}.",
@@ -89,14 +89,14 @@ class TrainingConfig:
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise LungsegError(
+                raise InvalidValueError(
                     f"{name} is a whole number of at least {least}.",
                     repr(value),
                     f"Raise {name}.",
                 )
         rates = self.learning_rate, self.half_size_learning_rate
         if not all(rate > 0 for rate in rates) or self.weight_decay < 0 or not 0 <= self.beta_1 < 1:
-            raise LungsegError(
+            raise InvalidValueError(
                 "Learning rates are above 0, weight_decay at least 0 and beta_1 in [0, 1).",
                 f"learning_rate {rates[0]}, half_size_learning_rate {rates[1]}, "
                 f"weight_decay {self.weight_decay}, beta_1 {self.beta_1}",
@@ -104,7 +104,7 @@ class TrainingConfig:
             )
 
         if self.half_size_epochs and self.size % 2:
-            raise LungsegError(
+            raise InvalidValueError(
                 "Only an even size has a half.",
                 f"size {self.size} with half_size_epochs {self.half_size_epochs}",
                 "Choose an even size, or 0 for half_size_epochs.",
@@ -130,11 +130,11 @@ class TrainingConfig:
         """Read back what `to_dict` wrote.
 
         Raises:
-            LungsegError: A name is unknown.
+            InvalidValueError: A name is unknown.
         """
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
-            raise LungsegError(
+            raise InvalidValueError(
                 "A training configuration holds known names only.",
                 ", ".join(sorted(unknown)),
                 "Use the version of lungseg_utils that wrote this run.",
