@@ -25,7 +25,7 @@ def test_what_is_killed_at_random_points_ends_as_if_undisturbed(tmp_path):
     assert differences(undisturbed, other) == []
     (other / "prepared" / "32" / "masks.npy").write_bytes(b"half")
     (other / "stitched" / "32.zip").unlink()
-    (other / "stitched" / ".32.zip.lock").mkdir()
+    (other / "stitched" / ".32.zip.lock").touch()
     assert sorted(differences(undisturbed, other)) == [
         "prepared/32/masks.npy differs",
         "stitched/.32.zip.lock was left",

@@ -131,7 +131,7 @@ def test_a_full_disk_or_another_process_leaves_what_was_there(
     monkeypatch.setattr(locks, "WAIT_SECONDS", 0)
     with (
         locks.hold(out / "segmented.csv", "segmenting by the other notebook"),
-        pytest.raises(LockedError, match="by the other notebook"),
+        pytest.raises(LockedError, match="by process"),
     ):
         segmenter.segment_folder(folder, out)
     assert contents(out) == before

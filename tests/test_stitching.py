@@ -214,7 +214,7 @@ def test_whoever_stitches_the_same_size_is_named(cases, workspace, monkeypatch):
     monkeypatch.setattr(locks, "WAIT_SECONDS", 0)
     with (
         locks.hold(workspace.stitched(16), "stitching of the other notebook"),
-        pytest.raises(LockedError, match="of the other notebook by process"),
+        pytest.raises(LockedError, match="by process"),
     ):
         write_stitched(cases, workspace)
     assert not workspace.stitched(16).exists()

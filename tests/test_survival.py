@@ -267,7 +267,7 @@ def test_a_run_that_another_process_trains_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "WAIT_SECONDS", 0)
     with (
         locks.hold(tmp_path / "unet", "training of the other notebook"),
-        pytest.raises(LockedError, match="of the other notebook"),
+        pytest.raises(LockedError, match="by process"),
     ):
         train(tiny_config(), TRAIN, VAL, tmp_path / "unet")
     assert not (tmp_path / "unet").exists()

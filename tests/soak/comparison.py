@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-# A `.<name>.lock-…` that is empty, or holds an empty file, is of a process killed as it queued up:
-# the next one to come removes it once it is three minutes old, since nobody knows whose it is.
-_QUEUED = re.compile(r"\..+\.lock-[0-9a-f]+")
-_LEFT_OVER = re.compile(r"\.partial-.*|\.former-.*|.*\.lock")
+# Of a process killed as it took over a dead one's lock: nothing reads it.
+_TAKEN_OVER = re.compile(r"\..+\.lock\.break\..*")
+_LEFT_OVER = re.compile(r"\.partial-.*|\.former-.*")
 
 
 def differences(wanted: Path, found: Path) -> list[str]:
@@ -32,11 +31,11 @@ def differences(wanted: Path, found: Path) -> list[str]:
 
 def _files(folder: Path) -> set[str]:
     paths = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix() for path in paths if not _is_queued(path)}
-
-
-def _is_queued(path: Path) -> bool:
-    return bool(_QUEUED.fullmatch(path.parent.name)) and path.stat().st_size == 0
+    return {
+        path.relative_to(folder).as_posix()
+        for path in paths
+        if not _TAKEN_OVER.fullmatch(path.name)
+    }
 
 
 def _same(wanted: Path, found: Path) -> bool:
