@@ -24,8 +24,8 @@ import pandas as pd
 from benchmarks.corruptions import CORRUPTIONS, corrupt
 from lungseg_utils import load_prepared, open_workspace, train
 from lungseg_utils.evaluation.metrics import dice
-from lungseg_utils.files.locks import hold
 from lungseg_utils.files.records import write_atomically
+from lungseg_utils.files.storage import hold
 from lungseg_utils.preparation.augmentation import MILD, STRONG
 from lungseg_utils.preparation.cases import Cases
 from lungseg_utils.segment.segmenter import Segmenter

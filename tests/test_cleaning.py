@@ -9,7 +9,7 @@ from PIL import Image
 from skimage.filters import threshold_otsu
 
 from lungseg_utils.errors import LockedError, LungsegError, MissingInputError, StaleOutputError
-from lungseg_utils.files import locks
+from lungseg_utils.files import storage
 from lungseg_utils.phantom.sets import write_secondary_set
 from lungseg_utils.preparation.imaging import read_mask, resize_mask
 from lungseg_utils.segment import cleaning
@@ -240,9 +240,9 @@ def test_a_killed_call_leaves_nothing_that_counts_for_other_parameters(tmp_path,
 
 def test_a_folder_that_another_process_cleans_is_left_alone(tmp_path, monkeypatch):
     save(tmp_path / "in" / "a.png", disc())
-    monkeypatch.setattr(locks, "WAIT_SECONDS", 0)
+    monkeypatch.setattr(storage, "WAIT_SECONDS", 0)
     with (
-        locks.hold(tmp_path / "out" / "cleaned.csv", "cleaning of the other notebook"),
+        storage.hold(tmp_path / "out" / "cleaned.csv", "cleaning of the other notebook"),
         pytest.raises(LockedError, match="by process"),
     ):
         clean_folder(tmp_path / "in", tmp_path / "out")

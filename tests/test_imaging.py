@@ -19,7 +19,6 @@ from lungseg_utils.errors import ImageFileError, LungsegError
 from lungseg_utils.files import images as image_files
 from lungseg_utils.preparation.imaging import (
     Preprocessing,
-    preprocess,
     read_image,
     resize_image,
     resize_mask,
@@ -27,6 +26,7 @@ from lungseg_utils.preparation.imaging import (
     to_grey,
     to_model_input,
 )
+from lungseg_utils.preparation.preprocess import preprocess
 
 binary_masks = arrays.arrays(
     np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 1)

@@ -16,14 +16,14 @@ import pytest
 from filelock import SoftFileLease
 
 from lungseg_utils.errors import LockedError, StorageError
-from lungseg_utils.files import locks
-from lungseg_utils.files.locks import hold
+from lungseg_utils.files import storage
+from lungseg_utils.files.storage import hold
 
 # Holds a lock in the folder argv[1] until it is told to go on.
 HOLDER = """
 import sys
 from pathlib import Path
-from lungseg_utils.files.locks import hold
+from lungseg_utils.files.storage import hold
 folder = Path(sys.argv[1])
 with hold(folder / "shared", "training"):
     print("held", flush=True)
@@ -33,7 +33,7 @@ with hold(folder / "shared", "training"):
 COUNTER = """
 import sys, time
 from pathlib import Path
-from lungseg_utils.files.locks import hold
+from lungseg_utils.files.storage import hold
 folder = Path(sys.argv[1])
 for _ in range(int(sys.argv[2])):
     with hold(folder / "shared", "counting"):
@@ -103,9 +103,9 @@ def is_free(folder: Path) -> bool:
         (0, {"start": "1"}, True),  # the number now belongs to another process
         (0, {"pid": "4194305"}, True),  # above the highest number that Linux gives
         (0, {"host": "lost-colab-machine"}, False),
-        (locks.STALE_SECONDS + 60, {"host": "lost-colab-machine"}, True),
+        (storage.STALE_SECONDS + 60, {"host": "lost-colab-machine"}, True),
         (0, None, False),  # killed before it wrote its name
-        (locks.STALE_SECONDS + 60, None, True),
+        (storage.STALE_SECONDS + 60, None, True),
     ],
 )
 def test_whose_lock_counts(tmp_path, other, silent_for, changes, free):
@@ -139,7 +139,7 @@ def test_a_lock_of_the_former_layout_blocks_until_it_is_silent(tmp_path):
 
 
 def test_a_lock_of_this_machine_shows_signs_of_life(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "_BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(storage, "_BEAT_SECONDS", 0.01)
     with hold(tmp_path / "shared", "training"):
         file = tmp_path / ".shared.lock"
         os.utime(file, (1, 1))
@@ -150,7 +150,7 @@ def test_a_lock_of_this_machine_shows_signs_of_life(tmp_path, monkeypatch):
 
 
 def test_whoever_waits_outlasts_the_lock_of_a_machine_that_is_gone():
-    assert locks.WAIT_SECONDS > locks.STALE_SECONDS + locks._BEAT_SECONDS
+    assert storage.WAIT_SECONDS > storage.STALE_SECONDS + storage._BEAT_SECONDS
 
 
 def test_an_error_inside_frees_the_lock(tmp_path):

@@ -14,8 +14,8 @@ from scipy import ndimage
 from lungseg_utils.errors import ImageFileError, LungsegError, UnusableMaskError
 from lungseg_utils.manifest import load_manifest
 from lungseg_utils.phantom.sets import render_phantom
+from lungseg_utils.preparation.cases import read_pair
 from lungseg_utils.preparation.imaging import read_image, read_mask, soft_fraction
-from lungseg_utils.preparation.pair_files import read_pair
 
 
 def saved(path: Path, values: np.ndarray, **options) -> Path:

@@ -1,8 +1,11 @@
+"""A bundle's pairs to arrays: exact, resumed where interrupted, never stale, damage explained."""
+
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 from handmade import AGE_UNKNOWN, CASES, TWELVE_BIT, arrays_of, write_pairing
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from lungseg_utils.bundle import Pair, Pairing
 from lungseg_utils.errors import (
@@ -22,6 +26,7 @@ from lungseg_utils.errors import (
     StorageError,
 )
 from lungseg_utils.files.records import read_json
+from lungseg_utils.manifest import to_row
 from lungseg_utils.preparation import arrays as module
 from lungseg_utils.preparation.arrays import data_digest, load_prepared, prepare
 from lungseg_utils.workspace import Workspace, open_workspace
@@ -47,8 +52,8 @@ def prepared_ids(monkeypatch) -> list[str]:
     ids: list[str] = []
     original = module._prepare_pair
 
-    def counted(pair: Pair, size: int):
-        result = original(pair, size)
+    def counted(pair: Pair, *rest):
+        result = original(pair, *rest)
         ids.append(pair.case.image_id)
         return result
 
@@ -56,22 +61,31 @@ def prepared_ids(monkeypatch) -> list[str]:
     return ids
 
 
-def interrupt_after(monkeypatch, count: int) -> None:
-    original = module._prepare_pair
-    left = list(range(count))
+def interrupt(monkeypatch, pairing: Pairing, workspace: Workspace, after: int) -> Path:
+    """Interrupt a preparation after so many cases; the folder with what it did."""
+    original, left = module._prepare_pair, list(range(after))
 
-    def interrupted(pair: Pair, size: int):
+    def interrupted(*arguments):
         if not left:
             raise KeyboardInterrupt
         left.pop()
-        return original(pair, size)
+        return original(*arguments)
 
-    monkeypatch.setattr(module, "_prepare_pair", interrupted)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_prepare_pair", interrupted)
+        prepare(pairing, workspace, 16, workers=1)
+    assert not workspace.prepared(16).exists()
+    [partial] = (workspace.scratch / "partial").iterdir()
+    return partial
 
 
 def replace_mask(pairing: Pairing, image_id: str, values: np.ndarray) -> None:
     [pair] = [pair for pair in pairing.pairs if pair.case.image_id == image_id]
     Image.fromarray(values).save(pair.masks[0])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_arrays_hold_block_means_and_masks_by_half(pairing, workspace):
@@ -89,11 +103,7 @@ def test_arrays_hold_block_means_and_masks_by_half(pairing, workspace):
 
         assert np.abs(cases.images[row] - blocks(image)).max() <= 1
         assert np.array_equal(cases.masks[row], blocks(mask) >= 0.5)
-    assert cases.masks.any(axis=(1, 2)).tolist() == cases.index["has_mask"].astype(bool).tolist()
-
-
-def test_the_index_says_what_the_manifest_says(pairing, workspace):
-    index = prepare(pairing, workspace, 16).index.set_index("image_id")
+    index = cases.index.set_index("image_id")
     assert index["split"].to_dict() == {name: case[0] for name, case in CASES.items()}
     assert index["original_width"].to_dict() == {name: case[1] for name, case in CASES.items()}
     assert index["has_mask"].to_dict() == {name: int(name != "CHNCXR_0005_0") for name in CASES}
@@ -115,78 +125,98 @@ def test_the_folder_holds_four_files_and_nothing_else_remains(pairing, workspace
         loaded.images[0] = 0
 
 
-def test_the_same_again_does_nothing(pairing, workspace, prepared_ids):
+def test_the_record_holds_the_digests_of_inputs_and_outputs(pairing, workspace):
+    """Worked out here: whoever prepared with an earlier version need not do so again."""
+    prepare(pairing, workspace, 16)
+
+    def digest(values: object) -> str:
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def sha256(path: Path) -> str:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    pairs = sorted([*pairing.pairs, *pairing.unlabelled], key=lambda pair: pair.case.image_id)
+    cases = {
+        pair.case.image_id: digest(
+            {"row": to_row(pair.case), "files": list(map(sha256, (pair.image, *pair.masks)))}
+        )
+        for pair in pairs
+    }
+    made_from = {"version": 1, "size": 16, "cases": cases}
+    folder = workspace.prepared(16)
+    hashes = {name: sha256(folder / name) for name in ("images.npy", "masks.npy", "index.csv")}
+    expected = made_from | {"digest": digest(made_from), "sha256": hashes}
+    assert (folder / "record.json").read_text() == json.dumps(expected, indent=2) + "\n"
+
+
+def test_each_file_is_read_and_decoded_once(pairing, workspace, monkeypatch):
+    opened, decoded = [], []
+
+    def counted(path: Path, *rest, open_path=Path.open, **options):
+        opened.append(path.name)
+        return open_path(path, *rest, **options)
+
+    def counted_load(image: Image.Image, load=PngImageFile.load):
+        if image.tile:  # asked for again, it has nothing left to decode
+            decoded.append(image.size)
+        return load(image)
+
+    monkeypatch.setattr(Path, "open", counted)
+    monkeypatch.setattr(PngImageFile, "load", counted_load)
+    prepare(pairing, workspace, 16)
+    pairs = [*pairing.pairs, *pairing.unlabelled]
+    files = sorted(path.name for pair in pairs for path in (pair.image, *pair.masks))
+    assert sorted(name for name in opened if name.endswith(".png")) == files
+    assert len(decoded) == len(files)
+
+
+def test_the_same_again_does_nothing_unless_it_is_to_be_made_anew(pairing, workspace, prepared_ids):
     first = prepare(pairing, workspace, 16)
     assert sorted(prepared_ids) == sorted(CASES)
-    before = (workspace.prepared(16) / "images.npy").stat().st_mtime_ns
-    for overwrite in (False, True):
-        again = prepare(pairing, workspace, 16, overwrite=overwrite)
-        assert again.digest == first.digest
+    before = contents(workspace.prepared(16))
+    assert prepare(pairing, workspace, 16).digest == first.digest
     assert len(prepared_ids) == len(CASES)
-    assert (workspace.prepared(16) / "images.npy").stat().st_mtime_ns == before
-
-
-def test_sizes_lie_side_by_side(pairing, workspace):
-    small, large = prepare(pairing, workspace, 16), prepare(pairing, workspace, 48)
-    assert (small.size, large.size) == (16, 48)
-    assert small.digest != large.digest
-    assert load_prepared(workspace, 16).size == 16
-
-
-def test_files_are_read_for_their_digest_once_whatever_the_number_of_sizes(
-    pairing, workspace, monkeypatch
-):
-    read: list[Path] = []
-    original = module.file_sha256
-    monkeypatch.setattr(module, "file_sha256", lambda path: read.append(path) or original(path))
-    for size in (16, 48, 16):
-        prepare(pairing, workspace, size)
-    pairs = [*pairing.pairs, *pairing.unlabelled]
-    files = {path.resolve() for pair in pairs for path in (pair.image, *pair.masks)}
-    # Apart from the arrays, each hashed once it is written.
-    assert sorted(path for path in read if path.suffix == ".png") == sorted(files)
-    replace_mask(pairing, "CHNCXR_0003_0", OTHER_MASK)
-    read.clear()
     prepare(pairing, workspace, 16, overwrite=True)
-    assert [path.stem for path in read if path.suffix == ".png"] == ["CHNCXR_0003_0_mask"]
+    assert len(prepared_ids) == 2 * len(CASES)
+    assert contents(workspace.prepared(16)) == before
 
 
 def test_the_digest_of_the_data_is_the_same_for_every_size_and_not_for_other_files(
     pairing, workspace
 ):
-    for size in (16, 48):
-        prepare(pairing, workspace, size)
+    small, large = prepare(pairing, workspace, 16), prepare(pairing, workspace, 48)
+    assert (small.size, large.size) == (16, 48)
+    assert small.digest != large.digest
     assert data_digest(workspace, 16) == data_digest(workspace, 48)
     replace_mask(pairing, "CHNCXR_0003_0", OTHER_MASK)
     prepare(pairing, workspace, 16, overwrite=True)
     assert data_digest(workspace, 16) != data_digest(workspace, 48)
-    with pytest.raises(MissingInputError, match="SIZE = 24"):
-        data_digest(workspace, 24)
+    for ask in (data_digest, load_prepared):
+        with pytest.raises(MissingInputError, match="03_preprocess_and_stitch with SIZE = 24"):
+            ask(workspace, 24)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_nothing(pairing, workspace, tmp_path, workers):
-    usual = prepare(pairing, workspace, 16)
-    other = prepare(pairing, open_workspace(tmp_path / "other"), 16, workers=workers)
-    assert other.digest == usual.digest
-    assert np.array_equal(other.images, usual.images)
-    assert np.array_equal(other.masks, usual.masks)
+    prepare(pairing, workspace, 16)
+    other = open_workspace(tmp_path / "other")
+    prepare(pairing, other, 16, workers=workers)
+    assert contents(other.prepared(16)) == contents(workspace.prepared(16))
 
 
 def test_a_full_disk_is_told_before_anything_is_written(pairing, workspace, monkeypatch):
-    usage = SimpleNamespace(free=100)
-    monkeypatch.setattr("lungseg_utils.workspace.shutil.disk_usage", lambda folder: usage)
-
-    with pytest.raises(LungsegError, match=r"(?s)Preparing 16 × 16 needs .*Free some"):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(StorageError, match=r"(?s)Preparing 16 × 16 needs .*Free some"):
         prepare(pairing, workspace, 16)
     assert not workspace.prepared(16).exists()
     assert not list((workspace.scratch / "partial").iterdir())
 
 
-@pytest.mark.parametrize("where", ["array", "across disks", "record"])
+@pytest.mark.parametrize("where", ["array", "final folder", "record"])
 def test_a_disk_that_fills_up_meanwhile_costs_nothing(pairing, workspace, monkeypatch, where):
-    before = prepare(pairing, workspace, 16).images.copy()
-    masks = load_prepared(workspace, 16).masks.copy()
+    prepare(pairing, workspace, 16)
+    before = contents(workspace.prepared(16))
     replace_mask(pairing, "CHNCXR_0003_0", OTHER_MASK)
 
     def full(*_, **__):
@@ -198,14 +228,13 @@ def test_a_disk_that_fills_up_meanwhile_costs_nothing(pairing, workspace, monkey
         elif where == "record":
             patch.setattr(os, "fsync", full)
         else:
-            put_on_two_disks(patch, workspace)
-            patch.setattr(module.shutil, "copyfile", full)
+            patch.setattr(module, "_write", full)
         prepare(pairing, workspace, 16, overwrite=True)
     assert [path.name for path in (workspace.root / "prepared").iterdir()] == ["16"]
-    assert np.array_equal(load_prepared(workspace, 16).images, before)
-    assert np.array_equal(load_prepared(workspace, 16).masks, masks)
+    assert contents(workspace.prepared(16)) == before
 
-    assert not np.array_equal(prepare(pairing, workspace, 16, overwrite=True).masks, masks)
+    prepare(pairing, workspace, 16, overwrite=True)
+    assert contents(workspace.prepared(16))["masks.npy"] != before["masks.npy"]
     assert not list((workspace.scratch / "partial").iterdir())
 
 
@@ -216,48 +245,42 @@ def test_two_notebooks_that_prepare_at_once_do_it_once(pairing, workspace, prepa
     assert both[0].digest == both[1].digest
 
 
-def test_an_interrupted_preparation_continues(pairing, workspace, tmp_path, monkeypatch):
-    whole = prepare(pairing, open_workspace(tmp_path / "whole"), 16)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 4)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(pairing, workspace, 16, workers=1)
-    assert not workspace.prepared(16).exists()
-    ids = []
-    original = module._prepare_pair
-    monkeypatch.setattr(
-        module, "_prepare_pair", lambda pair, size: ids.append(pair) or original(pair, size)
-    )
-    [partial] = (workspace.scratch / "partial").iterdir()
-    (partial / ".partial-killed-record.json").touch()
-    (partial / "kept-masks.npy").touch()
-    resumed = prepare(pairing, workspace, 16, workers=1)
-    assert len(ids) == len(CASES) - 4
-    assert len(list(workspace.prepared(16).iterdir())) == 4
-    assert np.array_equal(resumed.images, whole.images)
-    assert np.array_equal(resumed.masks, whole.masks)
-    assert resumed.index.equals(whole.index)
-    assert resumed.digest == whole.digest
-
-
-@pytest.mark.parametrize("damage", ["row", "cut", "empty", "absent"])
-def test_what_an_interruption_damaged_is_made_again(
+@pytest.mark.parametrize("damage", [None, "row", "cut", "empty", "absent"])
+def test_an_interrupted_preparation_continues_and_makes_anew_what_was_damaged(
     pairing, workspace, tmp_path, monkeypatch, damage
 ):
-    whole = prepare(pairing, open_workspace(tmp_path / "whole"), 16)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 5)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(pairing, workspace, 16, workers=1)
-    [partial] = (workspace.scratch / "partial").iterdir()
+    whole = open_workspace(tmp_path / "whole")
+    prepare(pairing, whole, 16)
+    partial = interrupt(monkeypatch, pairing, workspace, after=5)
     content = (partial / "images.npy").read_bytes()
-    if damage == "row":
-        content = content[:400] + bytes(50) + content[450:]
-    damaged = {"row": content, "cut": content[:1000], "empty": b"", "absent": None}[damage]
+    damaged = {
+        None: content,
+        "row": content[:400] + bytes(50) + content[450:],
+        "cut": content[:1000],
+        "empty": b"",
+    }
     (partial / "images.npy").unlink()
-    if damaged is not None:
-        (partial / "images.npy").write_bytes(damaged)
-    assert np.array_equal(prepare(pairing, workspace, 16).images, whole.images)
+    if damage in damaged:
+        (partial / "images.npy").write_bytes(damaged[damage])
+    ids, original = [], module._prepare_pair
+    monkeypatch.setattr(module, "_prepare_pair", lambda *rest: ids.append(rest) or original(*rest))
+
+    prepare(pairing, workspace, 16)
+
+    assert len(ids) == len(CASES) - {None: 5, "row": 4, "cut": 3}.get(damage, 0)
+    assert contents(workspace.prepared(16)) == contents(whole.prepared(16))
+
+
+def test_what_changed_since_an_interruption_is_prepared_as_it_is_now(
+    pairing, workspace, tmp_path, monkeypatch
+):
+    interrupt(monkeypatch, pairing, workspace, after=6)
+    replace_mask(pairing, "CHNCXR_0003_0", OTHER_MASK)
+    cases = prepare(pairing, workspace, 16)
+    assert np.array_equal(cases.masks[2], np.pad(np.ones((8, 8), np.uint8), 4))
+    whole = open_workspace(tmp_path / "whole")
+    prepare(pairing, whole, 16)
+    assert contents(workspace.prepared(16)) == contents(whole.prepared(16))
 
 
 def test_another_file_is_noticed_and_named(pairing, workspace):
@@ -284,18 +307,17 @@ def test_another_row_of_the_manifest_is_noticed(pairing, workspace):
     assert index.loc[pair.case.image_id, "split"] == "val"
 
 
-def test_more_or_fewer_cases_are_noticed_and_only_some_are_listed(pairing, workspace):
+def test_more_or_fewer_cases_are_noticed(pairing, workspace):
     prepare(pairing, workspace, 16)
-    fewer = Pairing(pairs=pairing.pairs[:1])
     with pytest.raises(StaleOutputError) as caught:
-        prepare(fewer, workspace, 16)
+        prepare(Pairing(pairs=pairing.pairs[:1]), workspace, 16)
     assert "number of cases was 7, now 1" in str(caught.value)
-    assert "now 'absent'" in str(caught.value)
-    assert "1 more cases differ" in str(caught.value)
+    assert "now '(absent)'" in str(caught.value)
 
 
 def test_an_unusable_pair_is_left_out_by_name_and_told_on_every_call(pairing, workspace, capsys):
     whole = prepare(pairing, workspace, 16)
+    images, masks = np.array(whole.images), np.array(whole.masks)
     replace_mask(pairing, "CHNCXR_0001_0", np.zeros((10, 12), np.uint8))
     replace_mask(pairing, "CHNCXR_0003_0", np.zeros((32, 32), np.uint8))
     capsys.readouterr()
@@ -304,14 +326,14 @@ def test_an_unusable_pair_is_left_out_by_name_and_told_on_every_call(pairing, wo
 
     left = [row for row, name in enumerate(sorted(CASES)) if name not in UNUSABLE]
     assert cases.ids == [name for name in sorted(CASES) if name not in UNUSABLE]
-    assert np.array_equal(cases.images, whole.images[left])
-    assert np.array_equal(cases.masks, whole.masks[left])
+    assert np.array_equal(cases.images, images[left])
+    assert np.array_equal(cases.masks, masks[left])
     told = "2 cases left out:\n  CHNCXR_0001_0: the mask CHNCXR_0001_0_mask.png holds no lung\n"
     assert told in capsys.readouterr().out
     assert list(read_json(workspace.prepared(16) / "record.json")["left_out"]) == UNUSABLE
-    before = (workspace.prepared(16) / "images.npy").stat().st_mtime_ns
+    before = contents(workspace.prepared(16))
     assert prepare(pairing, workspace, 16).digest == cases.digest
-    assert (workspace.prepared(16) / "images.npy").stat().st_mtime_ns == before
+    assert contents(workspace.prepared(16)) == before
     assert told in capsys.readouterr().out
 
 
@@ -322,10 +344,7 @@ def test_a_mask_off_by_few_pixels_is_repaired_and_told_after_an_interruption_too
     values = np.zeros((63, 80), np.uint8)
     values[16:48, 10:70] = 255
     replace_mask(pairing, image_id, values)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 6)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(pairing, workspace, 16, workers=1)
+    interrupt(monkeypatch, pairing, workspace, after=6)
 
     cases = prepare(pairing, workspace, 16)
 
@@ -341,6 +360,8 @@ def test_a_set_without_a_usable_pair_is_refused(pairing, workspace):
     replace_mask(pairing, "CHNCXR_0003_0", np.zeros((32, 32), np.uint8))
     with pytest.raises(LungsegError, match="at least one usable pair"):
         prepare(Pairing(pairs=[pair]), workspace, 16)
+    with pytest.raises(LungsegError, match="at least one X-ray"):
+        prepare(Pairing(), workspace, 16)
     assert not workspace.prepared(16).exists()
 
 
@@ -354,11 +375,6 @@ def test_a_damaged_file_is_refused_and_the_repaired_one_taken(pairing, workspace
     assert len(prepare(pairing, workspace, 16)) == len(CASES)
 
 
-def test_a_missing_size_names_the_notebook(workspace):
-    with pytest.raises(MissingInputError, match="03_preprocess_and_stitch with SIZE = 24"):
-        load_prepared(workspace, 24)
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -369,48 +385,14 @@ def test_a_missing_size_names_the_notebook(workspace):
         ("index.csv", b""),
     ],
 )
-def test_damage_is_explained_and_the_advice_mends_it(pairing, workspace, name, content):
+def test_damage_is_explained_and_overwritten(pairing, workspace, name, content):
     prepare(pairing, workspace, 16)
     folder = workspace.prepared(16)
+    whole = contents(folder)
     (folder / name).write_bytes(content)
-    with pytest.raises(LungsegError, match="are whole") as caught:
-        load_prepared(workspace, 16)
-    assert f"Delete the folder {folder} " in caught.value.advice
-    with pytest.raises(LungsegError, match="are whole"):
-        prepare(pairing, workspace, 16, overwrite=True)
-    shutil.rmtree(folder)
-    assert len(prepare(pairing, workspace, 16)) == len(CASES)
-
-
-def test_a_pairing_without_cases_is_refused(workspace):
-    with pytest.raises(LungsegError, match="at least one X-ray"):
-        prepare(Pairing(), workspace, 16)
-
-
-def put_on_two_disks(patch, workspace: Workspace) -> None:
-    """Scratch and the rest of the workspace, as in Colab."""
-    original = os.rename
-
-    def rename(source, target, **options):
-        if (
-            workspace.scratch in Path(source).parents
-            and workspace.scratch not in Path(target).parents
-        ):
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        original(source, target, **options)
-
-    patch.setattr(os, "rename", rename)
-
-
-def test_scratch_and_workspace_may_lie_on_two_disks(pairing, workspace, monkeypatch):
-    put_on_two_disks(monkeypatch, workspace)
-    assert len(prepare(pairing, workspace, 16)) == len(CASES)
-    assert not list((workspace.scratch / "partial").iterdir())
-
-
-def test_the_record_tells_size_and_cases(pairing, workspace):
-    cases = prepare(pairing, workspace, 16)
-    record = read_json(workspace.prepared(16) / "record.json")
-    assert record["size"] == 16
-    assert list(record["cases"]) == sorted(CASES)
-    assert record["digest"] == cases.digest
+    for read in (load_prepared, lambda *place: prepare(pairing, *place)):
+        with pytest.raises(LungsegError, match="are whole") as caught:
+            read(workspace, 16)
+        assert f"Delete the folder {folder} " in caught.value.advice
+    prepare(pairing, workspace, 16, overwrite=True)
+    assert contents(folder) == whole

@@ -14,7 +14,7 @@ from lungseg_utils.errors import (
     MissingInputError,
     StorageError,
 )
-from lungseg_utils.files import locks
+from lungseg_utils.files import storage
 from lungseg_utils.preparation.augmentation import NONE
 from lungseg_utils.segment import segmenter as module
 from lungseg_utils.segment.segmenter import Segmentation, Segmenter, list_images
@@ -128,9 +128,9 @@ def test_a_full_disk_or_another_process_leaves_what_was_there(
         patch.setattr(module, "write_png", full)
         segmenter.segment_folder(folder, out)
     assert contents(out) == before
-    monkeypatch.setattr(locks, "WAIT_SECONDS", 0)
+    monkeypatch.setattr(storage, "WAIT_SECONDS", 0)
     with (
-        locks.hold(out / "segmented.csv", "segmenting by the other notebook"),
+        storage.hold(out / "segmented.csv", "segmenting by the other notebook"),
         pytest.raises(LockedError, match="by process"),
     ):
         segmenter.segment_folder(folder, out)

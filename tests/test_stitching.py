@@ -20,7 +20,7 @@ from lungseg_utils.errors import (
     StaleOutputError,
     StorageError,
 )
-from lungseg_utils.files import locks
+from lungseg_utils.files import storage
 from lungseg_utils.preparation import stitching
 from lungseg_utils.preparation.arrays import prepare
 from lungseg_utils.preparation.cases import Cases
@@ -211,9 +211,9 @@ def test_on_a_full_disk_the_archive_of_before_stays(cases, workspace, monkeypatc
 
 
 def test_whoever_stitches_the_same_size_is_named(cases, workspace, monkeypatch):
-    monkeypatch.setattr(locks, "WAIT_SECONDS", 0)
+    monkeypatch.setattr(storage, "WAIT_SECONDS", 0)
     with (
-        locks.hold(workspace.stitched(16), "stitching of the other notebook"),
+        storage.hold(workspace.stitched(16), "stitching of the other notebook"),
         pytest.raises(LockedError, match="by process"),
     ):
         write_stitched(cases, workspace)

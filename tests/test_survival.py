@@ -17,7 +17,7 @@ from tensorflow.python.framework.config import disable_op_determinism
 
 from lungseg_utils import workspace
 from lungseg_utils.errors import LockedError, MemoryExhaustedError, StorageError
-from lungseg_utils.files import locks, records, storage
+from lungseg_utils.files import records, storage
 from lungseg_utils.preparation.augmentation import Augmentation
 from lungseg_utils.segment.predict import predict_split
 from lungseg_utils.training import callbacks
@@ -264,9 +264,9 @@ def test_a_drive_that_fails_in_passing_does_not_stop_a_training(tmp_path, monkey
 
 
 def test_a_run_that_another_process_trains_is_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "WAIT_SECONDS", 0)
+    monkeypatch.setattr(storage, "WAIT_SECONDS", 0)
     with (
-        locks.hold(tmp_path / "unet", "training of the other notebook"),
+        storage.hold(tmp_path / "unet", "training of the other notebook"),
         pytest.raises(LockedError, match="by process"),
     ):
         train(tiny_config(), TRAIN, VAL, tmp_path / "unet")

@@ -26,9 +26,8 @@ from lungseg_utils.acquire.download import download_from_drive, download_from_ka
 from lungseg_utils.acquire.source_request import OWN_SOURCES, describe_requests, join_requests
 from lungseg_utils.bundle import find_bundle
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError, shortened
-from lungseg_utils.files.locks import hold
 from lungseg_utils.files.records import digest_of, remove_partial, require_record, write_json
-from lungseg_utils.files.storage import explained
+from lungseg_utils.files.storage import explained, hold
 from lungseg_utils.manifest import MANIFEST_NAME, Case, load_manifest
 from lungseg_utils.workspace import Workspace
 

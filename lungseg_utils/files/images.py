@@ -6,9 +6,10 @@ anything is decoded, and an image of many channels never lies in memory twice.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -54,13 +55,18 @@ class MaskColours:
         return colours.max(axis=2)
 
 
-def read_grey(path: Path, to_grey: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+def read_grey(
+    path: Path,
+    to_grey: Callable[[np.ndarray], np.ndarray] | None = None,
+    content: bytes | None = None,
+) -> np.ndarray:
     """Read an image file as grey, upright, the first of its pictures.
 
     Args:
         path: The file.
         to_grey: Makes grey (H, W) of RGB (H, W, 3), some rows at a time; by default weighs the
             channels as the eye does.
+        content: The file's bytes, where they have been read already.
 
     Returns:
         (H, W): uint8, or a wider type as it is stored.
@@ -73,13 +79,14 @@ def read_grey(path: Path, to_grey: Callable[[np.ndarray], np.ndarray] | None = N
 
     try:
         # By an open file: by name, Pillow maps uncompressed TIFFs and garbles rotated ones.
-        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-            too_large = image.width * image.height > PIXEL_LIMIT
+        with path.open("rb") if content is None else io.BytesIO(content) as file:
+            with Image.open(file, formats=FORMATS) as image:
+                too_large = image.width * image.height > PIXEL_LIMIT
+                if image.format == "PNG" and not too_large:
+                    # Checksums first: Pillow decodes wrong bytes into other pixels, silently.
+                    image.verify()
             if not too_large:
-                _check_single(image, path)
-                values = _decode(image, path, to_grey)
-                # Asked for after decoding, which turns a TIFF already and drops the tag.
-                values = _orient(values, image.getexif().get(_EXIF_ORIENTATION, 1))
+                values = _decode(file, path, to_grey)
     except ImageFileError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -184,25 +191,28 @@ def _check_single(image: Image.Image, path: Path) -> None:
 
 
 def _decode(
-    image: Image.Image, path: Path, to_grey: Callable[[np.ndarray], np.ndarray] | None
+    file: BinaryIO, path: Path, to_grey: Callable[[np.ndarray], np.ndarray] | None
 ) -> np.ndarray:
-    stored_as = image.tile[0][3] if image.tile else ""
-    stored_as = stored_as if isinstance(stored_as, str) else str(stored_as[0])
-    if image.format == "PNG":
-        _check_sums(path)
-    size = image.height, image.width
-    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
-    image.load()
-    if image.mode[0] in "IF":
-        values = _in_bands(image, np.asarray)
-        # Of 8 bits and fewer Pillow turns round itself.
-        return _turned_round(values) if white_is_zero else values
-    if "16" in stored_as:
-        values = _decode_deep_colour(path)
-        if values.shape[:2] != size:
-            raise OSError("two readers see two sizes")
-        return channels_to_grey(values, to_grey)
-    return _in_bands(image, lambda band: _decode_band(band, to_grey))
+    from PIL import Image
+
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as image:
+        _check_single(image, path)
+        stored_as = image.tile[0][3] if image.tile else ""
+        stored_as = stored_as if isinstance(stored_as, str) else str(stored_as[0])
+        white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
+        size = image.height, image.width
+        image.load()
+        if image.mode[0] in "IF":
+            values = _in_bands(image, np.asarray)
+            # Of 8 bits and fewer Pillow turns round itself.
+            values = _turned_round(values) if white_is_zero else values
+        elif "16" in stored_as:
+            values = channels_to_grey(_decode_deep_colour(file, size), to_grey)
+        else:
+            values = _in_bands(image, lambda band: _decode_band(band, to_grey))
+        # Asked for after decoding, which turns a TIFF already and drops the tag.
+        return _orient(values, image.getexif().get(_EXIF_ORIENTATION, 1))
 
 
 def _decode_band(
@@ -230,14 +240,6 @@ def _in_bands(image: Image.Image, convert: Callable[[Image.Image], np.ndarray]) 
     return values
 
 
-def _check_sums(path: Path) -> None:
-    """Refuse a PNG with a wrong checksum: Pillow decodes some into other pixels, silently."""
-    from PIL import Image
-
-    with Image.open(path, formats=["PNG"]) as image:
-        image.verify()
-
-
 def _turned_round(values: np.ndarray) -> np.ndarray:
     """Exchange dark and bright within the image's own range, in place."""
     low, high = values.min(), values.max()
@@ -246,12 +248,13 @@ def _turned_round(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _decode_deep_colour(path: Path) -> np.ndarray:
+def _decode_deep_colour(file: BinaryIO, size: tuple[int, int]) -> np.ndarray:
     """Colour of 16 bits a channel, RGB or RGBA: Pillow would keep the high byte only."""
     import cv2
 
-    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.ndim != 3:
+    file.seek(0)
+    values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.ndim != 3 or values.shape[:2] != size:
         raise OSError("its 16-bit channels cannot be decoded")
     return values[..., [2, 1, 0, 3][: values.shape[2]]]
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from lungseg_utils.errors import LungsegError, StaleOutputError, StorageError
+from lungseg_utils.errors import LungsegError, StaleOutputError, StorageError, shortened
 from lungseg_utils.files.storage import explained, flush_to_disk, retry_passing
 
 _ABSENT = "(absent)"
@@ -201,10 +201,10 @@ def check_reusable(
     changes = differing(record, json.loads(json.dumps(wanted)))
     changes = {key: values for key, values in changes.items() if key not in ignore}
     if changes:
-        listed = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changes.items())
+        listed = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in changes.items()]
         raise StaleOutputError(
             f"{what} can only be continued with the parameters and inputs it was made from.",
-            listed,
+            "; ".join(shortened(listed)),
             advice,
         )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import functools
+import hashlib
+import io
 import os
 import shutil
-import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,35 +20,35 @@ from lungseg_utils.errors import (
     MissingInputError,
     UnusableMaskError,
 )
-from lungseg_utils.files.locks import hold
 from lungseg_utils.files.records import (
     check_reusable,
     digest_of,
-    file_sha256,
     publish_folder,
     require_record,
     write_json,
 )
-from lungseg_utils.files.storage import explained, require_space
-from lungseg_utils.manifest import to_row
-from lungseg_utils.preparation.cases import Cases, index_of, index_text, read_index
-from lungseg_utils.preparation.imaging import read_image, resize_image, resize_mask
-from lungseg_utils.preparation.pair_files import read_pair
+from lungseg_utils.files.storage import explained, hold, require_space
+from lungseg_utils.preparation.cases import (
+    Cases,
+    index_of,
+    index_text,
+    read_index,
+    read_pair,
+    row_texts,
+)
+from lungseg_utils.preparation.imaging import decode_image, resize_image, resize_mask
 from lungseg_utils.workspace import Workspace
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lungseg_utils.bundle import Pair, Pairing
 
 # Raised whenever the same files would give other arrays.
 _VERSION = 1
-_NAMED_CASES = 5
 _KEYS = ("version", "size", "cases", "digest")
 _WHOLE = "Prepared X-rays are whole, as they were written."
-# What a record holds besides what the arrays were made from: SHA-256 of the files, by which
-# damage is found later; and findings, absent where there are none.
-_HASHES = "sha256"
-_FILES = ("images.npy", "masks.npy", "index.csv")
-_PUBLISHED = (*_FILES, "record.json", "done.npy")  # the last stays until all are in place
+# What a record says of cases; absent where there are none.
 _FINDINGS = {"left_out": "cases left out", "repaired": "masks repaired"}
 
 
@@ -72,8 +72,8 @@ def prepare(
         pairing: The bundle's pairs; unlabelled cases are prepared with an empty mask.
         workspace: Where to write; work in progress lies in its scratch.
         size: Side of the square, in pixels.
-        workers: Threads; None for one a processor, at most 8.
-        overwrite: Replace a folder that was made from something else.
+        workers: Threads; None for a few more than there are processors.
+        overwrite: Make the folder anew, whatever lies there.
 
     Returns:
         The prepared cases, sorted by image id, on disk as in `load_prepared`.
@@ -92,16 +92,14 @@ def prepare(
             "a pairing without cases",
             "Check with notebook 02_download_and_pair what the bundle holds.",
         )
-    record = _record_of(pairs, size, workers)
     folder = workspace.prepared(size)
-    partial = workspace.scratch / "partial" / f"prepared-{size}-{record['digest'][:16]}"
     # In Colab, several workspaces share one scratch.
+    partial = workspace.scratch / "partial" / f"prepared-{size}-{digest_of(str(folder))[:16]}"
     with hold(folder, "preparation"), hold(partial, "preparation"), explained(folder):
-        existing = _read_made_from(folder)
-        if existing is not None and not overwrite:
-            _check_same(existing, record, folder)
-        if existing != record:
-            _make(pairs, workspace, size, record, partial, workers)
+        if (folder / "record.json").is_file() and not overwrite:
+            _check_same(_read_whole_record(folder), _record_of(pairs, size, workers), folder)
+        else:
+            _make(pairs, workspace, size, partial, workers)
     _tell(_read_whole_record(folder))
     return load_prepared(workspace, size)
 
@@ -164,39 +162,35 @@ def _prepare_again(folder: Path) -> str:
 
 
 def _record_of(pairs: list[Pair], size: int, workers: int | None) -> dict:
+    digests = thread_map(
+        lambda pair, row: _digest(row, _contents(pair)),
+        pairs,
+        row_texts(_index_of(pairs)),
+        desc="Checking files",
+        unit="case",
+        max_workers=workers,
+    )
+    return _record(pairs, digests, size)
+
+
+def _record(pairs: list[Pair], digests: list[str], size: int) -> dict:
     """What the arrays depend on: version, size and, for each case, its files and manifest row."""
-
-    def digest(pair: Pair) -> str:
-        files = [_digest_of_file(path) for path in (pair.image, *pair.masks)]
-        return digest_of({"row": to_row(pair.case), "files": files})
-
-    digests = thread_map(digest, pairs, desc="Checking files", unit="case", max_workers=workers)
-    record = {
-        "version": _VERSION,
-        "size": size,
-        "cases": {pair.case.image_id: digest for pair, digest in zip(pairs, digests, strict=True)},
-    }
+    cases = {pair.case.image_id: digest for pair, digest in zip(pairs, digests, strict=True)}
+    record = {"version": _VERSION, "size": size, "cases": cases}
     return record | {"digest": digest_of(record)}
 
 
-def _digest_of_file(path: Path) -> str:
-    """SHA-256 of a file; read once a process, whatever number of sizes it is prepared at."""
-    state = path.stat()
-    return _digest_of_unchanged_file(path.resolve(), state.st_size, state.st_mtime_ns)
+def _contents(pair: Pair) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (pair.image, *pair.masks)}
 
 
-@functools.cache
-def _digest_of_unchanged_file(path: Path, size: int, mtime_ns: int) -> str:
-    return file_sha256(path)
+def _digest(row: dict[str, str], contents: dict[Path, bytes]) -> str:
+    files = [hashlib.sha256(content).hexdigest() for content in contents.values()]
+    return digest_of({"row": row, "files": files})
 
 
-def _read_made_from(folder: Path) -> dict | None:
-    """What an existing folder was made from; None where there is none."""
-    if not (folder / "record.json").is_file():
-        return None
-    beside = {_HASHES, *_FINDINGS}
-    record = _read_whole_record(folder)
-    return {key: value for key, value in record.items() if key not in beside}
+def _index_of(pairs: list[Pair]) -> pd.DataFrame:
+    return index_of([pair.case for pair in pairs], [bool(pair.masks) for pair in pairs])
 
 
 def _tell(record: dict) -> None:
@@ -208,107 +202,67 @@ def _tell(record: dict) -> None:
 
 
 def _check_same(old: dict, new: dict, folder: Path) -> None:
-    changed = [
-        image_id
-        for image_id in sorted({*old["cases"], *new["cases"]})
-        if old["cases"].get(image_id) != new["cases"].get(image_id)
-    ]
-    named = changed[:_NAMED_CASES]
-
     def brief(record: dict) -> dict:
-        kept = {key: record[key] for key in ("version", "size")}
-        cases = {name: record["cases"].get(name, "absent")[:12] for name in named}
-        return kept | {"number of cases": len(record["cases"]), "case": cases}
+        cases = {name: digest[:12] for name, digest in record["cases"].items()}
+        return {"version": record["version"], "number of cases": len(cases), "case": cases}
 
     advice = "Set OVERWRITE to make it anew, or choose another WORKSPACE."
-    if more := len(changed) - len(named):
-        advice += f" ({more} more cases differ.)"
     check_reusable(brief(old), brief(new), f"prepared/{folder.name}", advice)
 
 
 def _make(
-    pairs: list[Pair],
-    workspace: Workspace,
-    size: int,
-    record: dict,
-    partial: Path,
-    workers: int | None,
+    pairs: list[Pair], workspace: Workspace, size: int, partial: Path, workers: int | None
 ) -> None:
     for place in (workspace.scratch, workspace.root):
         place.mkdir(parents=True, exist_ok=True)
         require_space(place, 2 * len(pairs) * size**2, f"Preparing {size} × {size}")
     with explained(partial):
-        kept, findings = _fill(partial, pairs, size, workers)
-        index = index_of([pair.case for pair in kept], [bool(pair.masks) for pair in kept])
-        (partial / "index.csv").write_text(index_text(index), encoding="utf-8")
-        hashes = {_HASHES: {name: file_sha256(partial / name) for name in _FILES}}
-        write_json(partial / "record.json", record | findings | hashes)
-        for left in set(partial.iterdir()) - {partial / name for name in _PUBLISHED}:
-            left.unlink()  # of a call that was killed while it wrote
-    _publish(partial, workspace.prepared(size))
+        partial.mkdir(parents=True, exist_ok=True)
+        shape = (len(pairs), size, size)
+        images = _open_array(partial / "images.npy", shape, np.uint8)
+        masks = _open_array(partial / "masks.npy", shape, np.uint8)
+        # A checksum and not a flag: after a power cut a flag may be on disk before its row is.
+        done = _open_array(partial / "done.npy", (len(pairs),), np.uint64)
+        record = _fill(images, masks, done, pairs, workers)
+    _publish(images, masks, pairs, record, workspace.prepared(size))
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _fill(
-    partial: Path, pairs: list[Pair], size: int, workers: int | None
-) -> tuple[list[Pair], dict[str, dict[str, str]]]:
+    images: np.ndarray, masks: np.ndarray, done: np.ndarray, pairs: list[Pair], workers: int | None
+) -> dict:
     """Write the arrays row by row; rows that an interrupted call finished are kept.
 
+    Each file is read once, for its digest and its pixels.
+
     Returns:
-        The pairs that have a row, and what was found in the others and in repaired ones.
+        The record, with what was found in some cases.
     """
-    partial.mkdir(parents=True, exist_ok=True)
-    shape = (len(pairs), size, size)
-    images = _open_array(partial / "images.npy", shape, np.uint8)
-    masks = _open_array(partial / "masks.npy", shape, np.uint8)
-    # A checksum and not a flag: after a power cut a flag may be on disk before its row is.
-    done = _open_array(partial / "done.npy", (len(pairs),), np.int64)
+    size, texts = images.shape[-1], row_texts(_index_of(pairs))
     findings: dict[str, dict[str, str]] = {key: {} for key in _FINDINGS}
 
-    def write_row(row: int) -> None:
-        if done[row] == _checksum(images[row], masks[row]):
-            return
-        image_id = pairs[row].case.image_id
+    def write_row(row: int) -> str:
+        image_id, contents = pairs[row].case.image_id, _contents(pairs[row])
+        digest = _digest(texts[row], contents)
+        if done[row] == _checksum(digest, images[row], masks[row]):
+            return digest
         try:
-            images[row], masks[row], repaired = _prepare_pair(pairs[row], size)
+            images[row], masks[row], repaired = _prepare_pair(pairs[row], contents, size)
         except UnusableMaskError as error:
             findings["left_out"][image_id] = str(error.received)
-            return
+            return digest
         if repaired:
             # Not marked as done: a later call would not know what to tell.
             findings["repaired"][image_id] = repaired
         else:
-            done[row] = _checksum(images[row], masks[row])
+            done[row] = _checksum(digest, images[row], masks[row])
+        return digest
 
-    thread_map(
-        write_row,
-        range(len(pairs)),
-        desc=f"Preparing {size} × {size}",
-        unit="case",
-        max_workers=workers,
-    )
-    kept = [row for row, pair in enumerate(pairs) if pair.case.image_id not in findings["left_out"]]
-    if not kept:
-        raise LungsegError(
-            "A preparation needs at least one usable pair.",
-            next(iter(findings["left_out"].values())),
-            "Check the masks of the bundle.",
-        )
-    for array, name in ((images, "images.npy"), (masks, "masks.npy")):
-        array.flush()
-        if len(kept) < len(pairs):
-            _keep_rows(array, kept, partial / name)
+    title = f"Preparing {size} × {size}"
+    rows = range(len(pairs))
+    digests = thread_map(write_row, rows, desc=title, unit="case", max_workers=workers)
     found = {key: dict(sorted(texts.items())) for key, texts in findings.items() if texts}
-    return [pairs[row] for row in kept], found
-
-
-def _keep_rows(array: np.ndarray, rows: list[int], path: Path) -> None:
-    """Write some rows of an array in its place."""
-    shorter = path.with_name(f"kept-{path.name}")
-    kept = _open_array(shorter, (len(rows), *array.shape[1:]), array.dtype)
-    for new, row in enumerate(rows):
-        kept[new] = array[row]
-    kept.flush()
-    shorter.replace(path)
+    return _record(pairs, digests, size) | found
 
 
 def _open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype | type) -> np.memmap:
@@ -325,40 +279,69 @@ def _open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype | type) -> n
     return array
 
 
-def _checksum(image: np.ndarray, mask: np.ndarray) -> int:
-    """Never 0, which marks a row that was not written."""
-    return 1 + zlib.crc32(mask, zlib.crc32(image))
+def _checksum(digest: str, image: np.ndarray, mask: np.ndarray) -> int:
+    """64 bits of what a row was made from and holds."""
+    content = hashlib.sha256(digest.encode())
+    content.update(np.ascontiguousarray(image))
+    content.update(np.ascontiguousarray(mask))
+    return int.from_bytes(content.digest()[:8], "little")
 
 
-def _prepare_pair(pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray, str]:
+def _prepare_pair(
+    pair: Pair, contents: dict[Path, bytes], size: int
+) -> tuple[np.ndarray, np.ndarray, str]:
     if not pair.masks:
-        return resize_image(read_image(pair.image), size), np.zeros((size, size), np.uint8), ""
-    image, mask, repaired = read_pair(pair.image, pair.masks)
+        image = decode_image(pair.image, contents[pair.image])
+        return resize_image(image, size), np.zeros((size, size), np.uint8), ""
+    image, mask, repaired = read_pair(pair.image, pair.masks, contents)
     return resize_image(image, size), resize_mask(mask, size), repaired
 
 
-def _publish(partial: Path, folder: Path) -> None:
-    """Move the finished folder into place; across disks by way of a copy beside its place."""
+def _publish(
+    images: np.ndarray, masks: np.ndarray, pairs: list[Pair], record: dict, folder: Path
+) -> None:
+    """Write the usable rows to a folder beside the final one, then give it that one's name."""
+    left_out = record.get("left_out", {})
+    rows = [row for row, pair in enumerate(pairs) if pair.case.image_id not in left_out]
+    if not rows:
+        raise LungsegError(
+            "A preparation needs at least one usable pair.",
+            next(iter(left_out.values())),
+            "Check the masks of the bundle.",
+        )
+    index = index_text(_index_of([pairs[row] for row in rows])).encode("utf-8")
     staging = folder.with_name(f".partial-{folder.name}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
     try:
-        partial.rename(staging)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        _copy(partial, staging)
-    (staging / "done.npy").unlink()
-    publish_folder(staging, folder)
-    shutil.rmtree(partial, ignore_errors=True)
-
-
-def _copy(partial: Path, staging: Path) -> None:
-    staging.mkdir()
-    try:
-        for file in partial.iterdir():
-            # File by file: `copytree` gathers its errors into one that does not say what failed.
-            shutil.copyfile(file, staging / file.name)
+        hashes = {
+            "images.npy": _write(staging / "images.npy", _array_file(images, rows)),
+            "masks.npy": _write(staging / "masks.npy", _array_file(masks, rows)),
+            "index.csv": _write(staging / "index.csv", [index]),
+        }
+        write_json(staging / "record.json", record | {"sha256": hashes})
     except OSError:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    publish_folder(staging, folder)
+
+
+def _array_file(array: np.ndarray, rows: list[int]) -> Iterator[bytes]:
+    """Some rows of an array as the content of a `.npy` file, which never lies in memory whole."""
+    header = np.lib.format.header_data_from_array_1_0(array[:0])
+    file = io.BytesIO()
+    shape = (len(rows), *array.shape[1:])
+    np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
+    yield file.getvalue()
+    for row in rows:
+        yield array[row].tobytes()
+
+
+def _write(path: Path, blocks: Iterable[bytes]) -> str:
+    """Write a file; returns the SHA-256 of what it should hold, by which damage is found later."""
+    content = hashlib.sha256()
+    with path.open("wb") as file:
+        for block in blocks:
+            file.write(block)
+            content.update(block)
+    return content.hexdigest()

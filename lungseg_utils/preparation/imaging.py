@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from lungseg_utils.errors import ImageFileError, InvalidValueError, UnusableMaskError
+from lungseg_utils.errors import InvalidValueError, UnusableMaskError
 from lungseg_utils.files.images import (
     MaskColours,
     bands_of,
@@ -15,7 +16,7 @@ from lungseg_utils.files.images import (
     read_grey,
 )
 
-NORMALISATIONS = ("none", "minmax", "percentile")
+GREY_NORMALISATIONS = ("none", "minmax", "percentile")
 
 # Share of a mask that may be neither black nor white: up to 0.2 % in those of the training and
 # validation cases, at least 25 % in their X-rays, which a test looks up.
@@ -42,7 +43,12 @@ def read_image(path: Path | str) -> np.ndarray:
         ImageFileError: The file is absent, damaged, not an image, has more than 40 million
             pixels (found in its header, before it is decoded) or holds several pictures.
     """
-    values = read_grey(Path(path))
+    return decode_image(Path(path))
+
+
+def decode_image(path: Path, content: bytes | None = None) -> np.ndarray:
+    """`read_image` of a file whose bytes may have been read already."""
+    values = read_grey(path, content=content)
     return values if values.dtype == np.uint8 else _window(values)
 
 
@@ -66,14 +72,19 @@ def read_mask(*paths: Path | str) -> np.ndarray:
     """
     if not paths:
         raise InvalidValueError("A mask is read from one or more files.", "no file", "Pass a path.")
-    first, *others = (Path(path) for path in paths)
-    union = _read_one_mask(first)
-    for path in others:
-        mask = _read_one_mask(path)
+    return decode_mask({Path(path): None for path in paths})
+
+
+def decode_mask(files: Mapping[Path, bytes | None]) -> np.ndarray:
+    """`read_mask` of files whose bytes may have been read already."""
+    (first, content), *others = files.items()
+    union = _decode_one_mask(first, content)
+    for path, content in others:
+        mask = _decode_one_mask(path, content)
         if mask.shape != union.shape:
             raise UnusableMaskError(
                 "Masks of one X-ray have the same size.",
-                f"{first} is {_size_text(union)}, {path} is {_size_text(mask)}",
+                f"{first} is {size_text(union)}, {path} is {size_text(mask)}",
                 "Check that the files belong to the same X-ray.",
             )
         union |= mask
@@ -112,13 +123,22 @@ def resize_image(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Resize a grey image: averaging areas along axes that shrink, linearly where they grow.
 
     Args:
-        image: uint8 (H, W).
+        image: uint8 or float32 (H, W).
         size: Side of a square, or (width, height), in pixels.
 
     Returns:
-        uint8 (height, width).
+        (height, width), of the same type.
     """
-    return _resize(image, size)
+    import cv2
+
+    width, height = _wanted(size)
+    # OpenCV averages areas only where both axes shrink, hence one step for each direction.
+    shrunk = min(width, image.shape[1]), min(height, image.shape[0])
+    if shrunk != image.shape[::-1]:
+        image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
+    if shrunk != (width, height):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 def resize_mask(mask: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
@@ -133,7 +153,7 @@ def resize_mask(mask: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """
     if _wanted(size) == mask.shape[::-1]:
         return mask.copy()
-    return (_resize(mask.astype(np.float32), size) >= _HALF).astype(np.uint8)
+    return (resize_image(mask.astype(np.float32), size) >= _HALF).astype(np.uint8)
 
 
 def resize_probability(probability: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
@@ -171,9 +191,9 @@ class Preprocessing:
     normalise: str = "none"
 
     def __post_init__(self) -> None:
-        if self.normalise not in NORMALISATIONS:
+        if self.normalise not in GREY_NORMALISATIONS:
             raise InvalidValueError(
-                f"normalise is one of {', '.join(NORMALISATIONS)}.",
+                f"normalise is one of {', '.join(GREY_NORMALISATIONS)}.",
                 repr(self.normalise),
                 "Choose one of them.",
             )
@@ -241,42 +261,6 @@ def to_model_input(images: np.ndarray) -> np.ndarray:
     return np.multiply(images, np.float32(1 / 255), dtype=np.float32)[..., np.newaxis]
 
 
-def preprocess(
-    image: Path | str | np.ndarray,
-    mask: Path | str | np.ndarray | None = None,
-    size: int = 256,
-    preprocessing: Preprocessing | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Make one X-ray, and its mask if there is one, ready for a model.
-
-    Args:
-        image: File, or array as in `to_grey`.
-        mask: File, or array {0, 1}, {0, 255} or bool (H, W).
-        size: Side of the model's square, in pixels.
-        preprocessing: Applied at that size; by default nothing.
-
-    Returns:
-        float32 (size, size, 1) in [0, 1], and uint8 {0, 1} (size, size) or None.
-
-    Raises:
-        ImageFileError: A file cannot be read, or image and mask differ in size.
-        InvalidValueError: An array is not an image or not a mask.
-    """
-    grey = to_grey(image) if isinstance(image, np.ndarray) else read_image(image)
-    resized = (preprocessing or Preprocessing()).apply(resize_image(grey, size))
-    model_input = to_model_input(resized)[0]
-    if mask is None:
-        return model_input, None
-    lungs = _array_to_mask(mask) if isinstance(mask, np.ndarray) else read_mask(mask)
-    if lungs.shape != grey.shape:
-        raise ImageFileError(
-            "An X-ray and its mask have the same size.",
-            f"X-ray {_size_text(grey)}, mask {_size_text(lungs)}",
-            "Check that the two belong together.",
-        )
-    return model_input, resize_mask(lungs, size)
-
-
 def _window(values: np.ndarray) -> np.ndarray:
     """Spread the range of the values over 0..255; a constant image becomes black."""
     kind = np.float64 if values.dtype.itemsize > 2 else np.float32
@@ -302,9 +286,9 @@ def soft_fraction(values: np.ndarray, white: float | None = None) -> float:
     return float(((sample > white / 8) & (sample < white * 7 / 8)).mean())
 
 
-def _read_one_mask(path: Path) -> np.ndarray:
+def _decode_one_mask(path: Path, content: bytes | None) -> np.ndarray:
     colours = MaskColours()
-    values = read_grey(path, colours)
+    values = read_grey(path, colours, content)
     if colours.several:
         raise UnusableMaskError(
             "A mask has one colour on black.",
@@ -333,17 +317,6 @@ def _binarise(values: np.ndarray, path: Path) -> np.ndarray:
     return (values > (0 if largest == 1 else 127)).astype(np.uint8)
 
 
-def _array_to_mask(mask: np.ndarray) -> np.ndarray:
-    values = np.unique(mask)
-    if mask.ndim != 2 or not (np.isin(values, (0, 1)).all() or np.isin(values, (0, 255)).all()):
-        raise InvalidValueError(
-            "A mask is an array (H, W) of {0, 1}, {0, 255} or bool.",
-            f"shape {mask.shape}, {len(values)} values from {values.min()} to {values.max()}",
-            "Threshold it first; a mask file may be passed by its path.",
-        )
-    return (mask > 0).astype(np.uint8)
-
-
 def _wanted(size: int | tuple[int, int]) -> tuple[int, int]:
     width, height = (size, size) if np.isscalar(size) else size
     if min(width, height) < 1 or int(width) != width or int(height) != height:
@@ -355,18 +328,6 @@ def _wanted(size: int | tuple[int, int]) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    import cv2
-
-    width, height = _wanted(size)
-    # OpenCV averages areas only where both axes shrink, hence one step for each direction.
-    shrunk = min(width, image.shape[1]), min(height, image.shape[0])
-    if shrunk != image.shape[::-1]:
-        image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
-    if shrunk != (width, height):
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    return image
-
-
-def _size_text(image: np.ndarray) -> str:
+def size_text(image: np.ndarray) -> str:
+    """Width and height of an image (H, W), for messages."""
     return f"{image.shape[1]} × {image.shape[0]} pixels"

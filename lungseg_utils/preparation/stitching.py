@@ -16,7 +16,6 @@ from tqdm.contrib.concurrent import thread_map
 
 from lungseg_utils.errors import InvalidValueError, LungsegError, MissingInputError
 from lungseg_utils.files.images import encode_picture
-from lungseg_utils.files.locks import hold
 from lungseg_utils.files.records import (
     check_reusable,
     digest_of,
@@ -25,7 +24,7 @@ from lungseg_utils.files.records import (
     remove_partial,
     write_atomically,
 )
-from lungseg_utils.files.storage import explained
+from lungseg_utils.files.storage import explained, hold
 from lungseg_utils.manifest import LEARNING_SPLITS
 from lungseg_utils.preparation.cases import Cases, index_text, read_index
 from lungseg_utils.preparation.imaging import read_image

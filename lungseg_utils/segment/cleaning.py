@@ -14,7 +14,6 @@ import numpy as np
 
 from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError
 from lungseg_utils.files.images import SUFFIXES, write_png
-from lungseg_utils.files.locks import hold
 from lungseg_utils.files.records import (
     check_reusable,
     discard_folder,
@@ -23,7 +22,7 @@ from lungseg_utils.files.records import (
     write_atomically,
     write_json,
 )
-from lungseg_utils.files.storage import explained
+from lungseg_utils.files.storage import explained, hold
 from lungseg_utils.preparation.imaging import read_image, resize_image, to_grey
 from lungseg_utils.segment.output_names import name_outputs
 

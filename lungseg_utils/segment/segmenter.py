@@ -13,9 +13,8 @@ from tqdm.auto import tqdm
 
 from lungseg_utils.errors import ImageFileError, MissingInputError
 from lungseg_utils.files.images import SUFFIXES, write_png
-from lungseg_utils.files.locks import hold
 from lungseg_utils.files.records import publish_folder, write_atomically
-from lungseg_utils.files.storage import explained
+from lungseg_utils.files.storage import explained, hold
 from lungseg_utils.preparation.imaging import read_image, resize_image, resize_probability
 from lungseg_utils.segment.output_names import name_outputs
 from lungseg_utils.segment.polarity import doubt, lungs_are_bright

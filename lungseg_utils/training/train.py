@@ -11,7 +11,6 @@ import keras
 
 from lungseg_utils.environment import git_commit, versions
 from lungseg_utils.errors import LungsegError, StaleOutputError
-from lungseg_utils.files.locks import hold
 from lungseg_utils.files.records import (
     check_reusable,
     discard_folder,
@@ -19,7 +18,7 @@ from lungseg_utils.files.records import (
     remove_partial,
     write_json,
 )
-from lungseg_utils.files.storage import explained
+from lungseg_utils.files.storage import explained, hold
 from lungseg_utils.models.losses import DiceCoefficient, get_loss
 from lungseg_utils.models.registry import build_architecture, build_model
 from lungseg_utils.preparation.augmentation import NONE
