@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lungseg_utils.errors import InvalidValueError, LungsegError
+from lungseg_utils.errors import InvalidValueError, LungsegError, StorageError
 
 DRIVE_MOUNT = "/content/drive"
 
@@ -100,13 +100,13 @@ def in_colab() -> bool:
 
 
 def mount_drive(mount_point: str = DRIVE_MOUNT) -> Path:
-    """Mount Google Drive in Colab.
+    """Mount Google Drive in Colab; `open_workspace` does so where the workspace lies there.
 
     Returns:
         The folder "My Drive".
 
     Raises:
-        LungsegError: This is not Colab.
+        LungsegError: This is not Colab, or access was refused.
     """
     if not in_colab():
         raise LungsegError(
@@ -116,21 +116,34 @@ def mount_drive(mount_point: str = DRIVE_MOUNT) -> Path:
         )
     from google.colab import drive
 
-    drive.mount(mount_point)
+    try:
+        drive.mount(mount_point)
+    except Exception as error:  # Colab has errors of its own for each way to refuse
+        raise LungsegError(
+            "Colab must be allowed to use Google Drive, where results are kept.",
+            f"{type(error).__name__}: {error}",
+            "Run this cell again and allow it; or pass a folder of this machine as WORKSPACE, such "
+            "as /content/lungseg, which is lost with the machine.",
+        ) from error
     return Path(mount_point) / "MyDrive"
 
 
 def open_workspace(path: str | Path = "", drive: str = DRIVE_MOUNT) -> Workspace:
     """Open the workspace, making its folder where it is new.
 
+    In Colab, Drive is mounted first where the workspace lies there and it is not mounted yet.
+
     Args:
-        path: The folder. Empty: `MyDrive/lungseg` where Drive is mounted in Colab, else
-            `./workspace`.
+        path: The folder. Empty: `MyDrive/lungseg` in Colab, else `./workspace`.
         drive: Where Drive is mounted.
 
     Raises:
-        LungsegError: The folder cannot be made or written to.
+        LungsegError: Access to Drive was refused.
+        StorageError: The folder cannot be made or written to.
     """
+    on_drive = not path or Path(drive) in Path(path).parents
+    if in_colab() and on_drive and not (Path(drive) / "MyDrive").is_dir():
+        mount_drive(drive)
     workspace = locate_workspace(path, drive)
     for folder in (workspace.root, workspace.scratch):
         _make_writable(folder)
@@ -141,7 +154,7 @@ def locate_workspace(path: str | Path = "", drive: str = DRIVE_MOUNT) -> Workspa
     """Tell where the workspace is, or would be; makes nothing.
 
     Args:
-        path: As in `open_workspace`.
+        path: As in `open_workspace`; empty in Colab without Drive: `./workspace`.
         drive: As in `open_workspace`.
     """
     my_drive = Path(drive) / "MyDrive"
@@ -161,7 +174,7 @@ def _make_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise LungsegError(
+        raise StorageError(
             "The workspace must be a folder that can be written to.",
             f"{folder} ({error.strerror})",
             "Choose another WORKSPACE, or free space and permissions there.",

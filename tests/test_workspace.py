@@ -1,3 +1,5 @@
+"""Where the workspace lies: on Drive in Colab, which is mounted for it, else where it is asked."""
+
 from __future__ import annotations
 
 import sys
@@ -5,8 +7,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from colab import DRIVE_STUB
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import LungsegError, StorageError
 from lungseg_utils.workspace import Workspace, in_colab, mount_drive, open_workspace
 
 
@@ -17,52 +20,49 @@ def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package.mkdir(parents=True)
     # No __init__.py in `google`: other packages share that name.
     (package / "__init__.py").touch()
-    (package / "drive.py").write_text(
-        "from pathlib import Path\n"
-        "def mount(mount_point):\n"
-        "    (Path(mount_point) / 'MyDrive').mkdir(parents=True, exist_ok=True)\n"
-    )
+    (package / "drive.py").write_text(DRIVE_STUB)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "local").mkdir()
     yield tmp_path / "drive"
     for name in [name for name in sys.modules if name.startswith("google.colab")]:
         del sys.modules[name]
 
 
-def test_this_is_not_colab():
-    assert not in_colab()
-
-
-def test_colab_is_recognised_without_importing_it(colab: Path):
+def test_in_colab_drive_is_mounted_once_and_holds_the_workspace(colab: Path, capsys):
     assert in_colab()
     assert "google.colab" not in sys.modules
-
-
-def test_drive_is_mounted_in_colab(colab: Path):
+    for path in ("", "", colab / "MyDrive" / "lungseg"):
+        workspace = open_workspace(path, drive=str(colab))
+        assert workspace.root == colab / "MyDrive" / "lungseg"
+        assert workspace.scratch == colab.parent / "local" / "lungseg_scratch"
+        assert workspace.root.is_dir() and workspace.scratch.is_dir()
+    assert capsys.readouterr().out.count("Mounted at") == 1
     assert mount_drive(str(colab)) == colab / "MyDrive"
-    assert (colab / "MyDrive").is_dir()
 
 
-def test_drive_cannot_be_mounted_elsewhere(tmp_path: Path):
+def test_a_folder_of_the_machine_needs_no_drive(colab: Path):
+    assert open_workspace("mine", drive=str(colab)).root == colab.parent / "mine"
+    assert not colab.exists()
+
+
+def test_a_refusal_to_mount_is_explained(colab: Path):
+    from google.colab import drive
+
+    def refuse(mount_point: str) -> None:
+        raise RuntimeError("credential propagation was unsuccessful")
+
+    drive.mount = refuse
+    with pytest.raises(LungsegError, match=r"credential propagation(.|\n)*/content/lungseg"):
+        open_workspace(drive=str(colab))
+    assert not (colab.parent / "workspace").exists()
+
+
+def test_elsewhere_nothing_is_mounted(tmp_path: Path, monkeypatch):
+    assert not in_colab()
     with pytest.raises(LungsegError, match="in Colab only"):
         mount_drive(str(tmp_path))
-
-
-def test_the_workspace_lies_on_the_mounted_drive_and_scratch_on_the_local_disk(colab: Path):
-    mount_drive(str(colab))
-    workspace = open_workspace(drive=str(colab))
-    assert workspace.root == colab / "MyDrive" / "lungseg"
-    assert workspace.scratch == colab.parent / "local" / "lungseg_scratch"
-    assert workspace.root.is_dir() and workspace.scratch.is_dir()
-
-
-def test_colab_without_drive_uses_the_working_folder(colab: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert open_workspace(drive=str(colab)).root == tmp_path.resolve() / "workspace"
-
-
-def test_without_a_path_the_workspace_is_in_the_working_folder(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     workspace = open_workspace()
     assert workspace.root == tmp_path.resolve() / "workspace"
@@ -75,29 +75,26 @@ def test_a_relative_path_survives_a_change_of_folder(tmp_path: Path, monkeypatch
     workspace = open_workspace("mine")
     monkeypatch.chdir("/")
     assert workspace.root == tmp_path.resolve() / "mine" and workspace.root.is_dir()
-
-
-def test_the_home_folder_may_be_abbreviated(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert open_workspace("~/mine").root == tmp_path.resolve() / "mine"
+    assert open_workspace("~/mine").root == workspace.root
 
 
 def test_every_stage_has_its_place():
     workspace = Workspace(Path("/drive"), Path("/local"))
     places = {
-        workspace.downloads: "/drive/downloads",
-        workspace.source_record: "/drive/downloads/source.json",
-        workspace.raw: "/local/raw",
-        workspace.prepared(256): "/drive/prepared/256",
-        workspace.stitched(512): "/drive/stitched/512.zip",
-        workspace.runs: "/drive/runs",
-        workspace.run("unet"): "/drive/runs/unet",
-        workspace.reports: "/drive/reports",
-        workspace.segmented("unet"): "/drive/segmented/unet",
-        workspace.cleaned: "/drive/cleaned",
+        "/drive/downloads": workspace.downloads,
+        "/drive/downloads/source.json": workspace.source_record,
+        "/local/raw": workspace.raw,
+        "/drive/prepared/256": workspace.prepared(256),
+        "/drive/stitched/512.zip": workspace.stitched(512),
+        "/drive/runs": workspace.runs,
+        "/drive/runs/unet": workspace.run("unet"),
+        "/drive/reports": workspace.reports,
+        "/drive/segmented/unet": workspace.segmented("unet"),
+        "/drive/cleaned": workspace.cleaned,
     }
-    assert {str(place): expected for place, expected in places.items()} == {
-        expected: expected for expected in places.values()
+    assert {expected: str(place) for expected, place in places.items()} == {
+        expected: expected for expected in places
     }
 
 
@@ -107,17 +104,15 @@ def test_a_run_cannot_leave_its_folder(name: str):
         Workspace(Path("/drive"), Path("/local")).run(name)
 
 
-def test_a_file_in_the_place_of_the_workspace_is_a_clear_error(tmp_path: Path):
+def test_a_workspace_that_cannot_be_written_to_is_a_clear_error(tmp_path: Path, monkeypatch):
     (tmp_path / "taken").touch()
-    with pytest.raises(LungsegError, match="can be written to") as caught:
+    with pytest.raises(StorageError, match="can be written to") as caught:
         open_workspace(tmp_path / "taken")
     assert "taken" in str(caught.value.received)
 
-
-def test_an_unwritable_folder_is_a_clear_error(tmp_path: Path, monkeypatch):
     def refuse(dir: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    with pytest.raises(LungsegError, match="Permission denied"):
+    with pytest.raises(StorageError, match="Permission denied"):
         open_workspace(tmp_path)
