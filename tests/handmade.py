@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,27 @@ def write_pairing(folder: Path) -> Pairing:
             Image.fromarray((values * 255).astype(np.uint8)).save(file)
         pairing.pairs.append(Pair(case, path, files))
     return pairing
+
+
+def tiff(values: np.ndarray, photometric: int, orientation: int = 1) -> bytes:
+    """An uncompressed TIFF of grey (H, W) or RGB (H, W, 3), with tags as one wants them."""
+    (height, width), channels = values.shape[:2], values[0, 0].size
+    bits, pixels = 8 * values.itemsize, values.astype(values.dtype.newbyteorder("<")).tobytes()
+    long, short, tags = 4, 3, 11
+    after_tags = 8 + 2 + 12 * tags + 4
+    fields = [
+        (256, long, 1, width),
+        (257, long, 1, height),
+        (258, short, channels, bits if channels == 1 else after_tags),
+        (259, short, 1, 1),  # Not compressed.
+        (262, short, 1, photometric),
+        (273, long, 1, after_tags + 2 * channels),
+        (274, short, 1, orientation),
+        (277, short, 1, channels),
+        (278, long, 1, height),
+        (279, long, 1, len(pixels)),
+        (284, short, 1, 1),  # Channels interleaved.
+    ]
+    content = b"II*\0" + struct.pack("<IH", 8, tags)
+    content += b"".join(struct.pack("<HHII", *field) for field in fields)
+    return content + bytes(4) + struct.pack(f"<{channels}H", *[bits] * channels) + pixels

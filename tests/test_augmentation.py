@@ -67,28 +67,34 @@ def affine_found_in(options: Augmentation, seed: int) -> tuple[np.ndarray, np.nd
 SEEDS = range(12)
 
 
-def test_rotation_turns_about_the_centre_both_ways():
-    angles = []
-    for seed in SEEDS:
-        matrix, shift = affine_found_in(replace(NONE, rotation=15), seed)
-        angle = np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))
-        cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-        assert np.allclose(matrix, [[cosine, -sine], [sine, cosine]], atol=0.01)
-        assert np.allclose(shift, 0, atol=0.15)
-        angles.append(angle)
-    assert -15 <= min(angles) < -5
-    assert 5 < max(angles) <= 15
+def turned_by(degrees: float) -> np.ndarray:
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[cosine, -sine], [sine, cosine]])
 
 
-def test_zoom_scales_about_the_centre_both_ways():
-    scales = []
+@pytest.mark.parametrize(
+    ("option", "limit", "measured", "expected"),
+    [
+        ("rotation", 15, lambda m: np.degrees(np.arctan2(m[1, 0], m[0, 0])), turned_by),
+        ("zoom", 0.2, lambda m: m[0, 0] - 1, lambda drawn: np.eye(2) * (1 + drawn)),
+        # The proportions change, the area does not.
+        (
+            "stretch",
+            0.2,
+            lambda m: m[0, 0] / m[1, 1] - 1,
+            lambda drawn: np.diag([(1 + drawn) ** 0.5, (1 + drawn) ** -0.5]),
+        ),
+    ],
+)
+def test_a_move_is_about_the_centre_both_ways(option, limit, measured, expected):
+    drawn = []
     for seed in SEEDS:
-        matrix, shift = affine_found_in(replace(NONE, zoom=0.2), seed)
-        assert np.allclose(matrix, np.eye(2) * matrix[0, 0], atol=0.01)
+        matrix, shift = affine_found_in(replace(NONE, **{option: limit}), seed)
+        drawn.append(measured(matrix))
+        assert np.allclose(matrix, expected(drawn[-1]), atol=0.015)
         assert np.allclose(shift, 0, atol=0.15)
-        scales.append(matrix[0, 0])
-    assert 0.795 <= min(scales) < 0.93
-    assert 1.07 < max(scales) <= 1.205
+    assert -1.05 * limit <= min(drawn) < -limit / 3
+    assert limit / 3 < max(drawn) <= 1.05 * limit
 
 
 def test_shift_moves_along_both_axes_both_ways():
@@ -103,60 +109,22 @@ def test_shift_moves_along_both_axes_both_ways():
     assert np.abs(shifts).max() <= limit
 
 
-def test_stretch_changes_the_proportions_both_ways_and_keeps_the_area():
-    proportions = []
-    for seed in SEEDS:
-        matrix, shift = affine_found_in(replace(NONE, stretch=0.2), seed)
-        assert np.allclose(matrix, np.diag(np.diag(matrix)), atol=0.01)
-        assert np.linalg.det(matrix) == pytest.approx(1, abs=0.02)
-        assert np.allclose(shift, 0, atol=0.15)
-        proportions.append(matrix[0, 0] / matrix[1, 1])
-    assert 0.79 <= min(proportions) < 0.93
-    assert 1.07 < max(proportions) <= 1.21
-
-
-def test_stretch_and_zoom_multiply():
-    for seed in SEEDS:
-        matrix, _ = affine_found_in(replace(NONE, stretch=0.2, zoom=0.2), seed)
-        zoomed, _ = affine_found_in(replace(NONE, zoom=0.2), seed)
-        assert np.linalg.det(matrix) == pytest.approx(np.linalg.det(zoomed), abs=0.02)
-        assert np.allclose(matrix, np.diag(np.diag(matrix)), atol=0.01)
-
-
-def test_everything_but_stretch_is_one_similarity():
-    options = replace(GEOMETRY, stretch=0, padding=0, rotation=8, zoom=0.15, shift=0.03)
-    for seed in SEEDS:
-        matrix, _ = affine_found_in(options, seed)
-        scale = np.sqrt(abs(np.linalg.det(matrix)))
-        assert 0.84 <= scale <= 1.16
-        assert np.allclose(matrix @ matrix.T, np.eye(2) * scale**2, atol=0.03)
-
-
-def test_flip_is_numpys_flip(noise):
-    for image, mask in (noise, [part[:, 1:] for part in noise]):
-        flipped = replace(NONE, flip=1).apply(image, mask, rng(0))
-        assert np.array_equal(flipped[0], np.fliplr(image))
-        assert np.array_equal(flipped[1], np.fliplr(mask))
-
-
-def test_flip_happens_as_often_as_asked(noise):
-    image, mask = noise
+def test_flip_is_numpys_flip_as_often_as_asked(noise):
     options = replace(NONE, flip=0.25)
-    results = [options.apply(image, mask, rng(seed))[0] for seed in range(800)]
-    count = sum(not np.array_equal(result, image) for result in results)
-    assert 150 < count < 250  # 200 expected, four standard deviations of 12.
-
-
-def test_nothing_is_changed_when_all_is_off(noise):
-    image, mask = NONE.apply(*noise, rng(3))
-    assert np.array_equal(image, noise[0])
-    assert np.array_equal(mask, noise[1])
+    for image, mask in (noise, [part[:, 1:] for part in noise]):
+        flipped = 0
+        for seed in range(800):
+            result = options.apply(image, mask, rng(seed))
+            if not np.array_equal(result, (image, mask)):
+                flipped += 1
+                assert np.array_equal(result, (np.fliplr(image), np.fliplr(mask)))
+        assert 150 < flipped < 250  # 200 expected, four standard deviations of 12.
 
 
 def test_padding_shrinks_the_frame_inside_a_border_without_lung():
     options = replace(NONE, padding=0.3, padding_probability=1)
     image, mask = np.full((60, 80), 200, np.uint8), np.ones((60, 80), np.uint8)
-    borders = []
+    borders, sides = [], []
     for seed in range(40):
         padded, lungs = options.apply(image, mask, rng(seed))
         rows, columns = np.flatnonzero(lungs.any(axis=1)), np.flatnonzero(lungs.any(axis=0))
@@ -170,33 +138,14 @@ def test_padding_shrinks_the_frame_inside_a_border_without_lung():
         outside = padded[scipy.ndimage.binary_dilation(lungs, np.ones((3, 3))) == 0]
         assert len(np.unique(outside)) == 1
         borders.append(int(outside[0]))
+        free = rows[0], columns[0], 59 - rows[-1], 79 - columns[-1]
+        sides.append(np.array(free) / np.tile([len(rows), len(columns)], 2))
+    assert np.max(sides) < 0.3 + 2 / 37
+    assert (np.mean(sides, axis=0) > 0.09).all()
+    # Each side has a width of its own.
+    assert (np.abs(np.corrcoef(np.array(sides).T) - np.eye(4)) < 0.6).all()
     assert set(borders) == {0, 200}
     assert 8 < borders.count(0) < 32
-
-
-def test_padding_widths_are_drawn_for_each_side():
-    options = replace(NONE, padding=0.3, padding_probability=1)
-    mask = np.ones((SIZE, SIZE), np.uint8)
-    sides = []
-    for seed in range(40):
-        lungs = options.apply(mask, mask, rng(seed))[1]
-        rows, columns = np.flatnonzero(lungs.any(axis=1)), np.flatnonzero(lungs.any(axis=0))
-        before = np.array([columns[0], rows[0]])
-        after = SIZE - 1 - np.array([columns[-1], rows[-1]])
-        frame = np.array([len(columns), len(rows)])
-        sides.append(np.concatenate([before, after]) / np.tile(frame, 2))
-    assert np.max(sides) < 0.3 + 2 / 60
-    assert (np.mean(sides, axis=0) > 0.09).all()
-    assert (np.abs(np.corrcoef(np.array(sides).T) - np.eye(4)) < 0.6).all()
-
-
-def test_outside_the_frame_is_black_and_no_lung():
-    image, mask = np.full((SIZE, SIZE), 255, np.uint8), np.ones((SIZE, SIZE), np.uint8)
-    image, mask = replace(NONE, rotation=45).apply(image, mask, rng(0))
-    assert (image[20:-20, 20:-20] == 255).all()
-    corners = np.ix_([0, -1], [0, -1])
-    assert not image[corners].any()
-    assert not mask[corners].any()
 
 
 def test_the_warp_agrees_with_scipy():
@@ -213,6 +162,10 @@ def test_the_warp_agrees_with_scipy():
         inside = scipy.ndimage.affine_transform(np.ones((SIZE, SIZE)), matrix, order=1) > 0.999
         assert np.abs(warped - linear)[inside].max() <= 2
         assert (lungs != nearest)[inside].mean() < 0.001
+        # Outside the frame is black and no lung.
+        outside = ~scipy.ndimage.binary_dilation(inside, iterations=3)
+        assert not warped[outside].any()
+        assert not lungs[outside].any()
 
 
 def test_jitter_is_a_random_crop_of_the_enlarged_image():
@@ -242,92 +195,51 @@ RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 LUNGS = (RAMP % 3 == 0).astype(np.uint8)
 
 
-def levels_under(seed: int, **options: float) -> np.ndarray:
-    image, mask = replace(NONE, **options).apply(RAMP, LUNGS, rng(seed))
-    assert np.array_equal(mask, LUNGS)
-    return image.ravel().astype(int)
+@pytest.mark.parametrize("option", ["brightness", "contrast", "gamma"])
+def test_the_exposure_is_drawn_both_ways_up_to_what_was_asked(option, monkeypatch):
+    """What brightness, contrast and gamma do to levels is tested with the effects."""
+    drawn, original = [], effects.expose
+    monkeypatch.setattr(
+        effects, "expose", lambda image, *change: drawn.append(change) or original(image, *change)
+    )
+    for seed in range(40):
+        image, mask = replace(NONE, **{option: 0.3}).apply(RAMP, LUNGS, rng(seed))
+        assert np.array_equal(mask, LUNGS)
+        assert np.array_equal(image, original(RAMP, *drawn[-1]))
+    place = ("brightness", "contrast", "gamma").index(option)
+    changes = np.array(drawn)
+    assert not np.delete(changes, place, axis=1).any()
+    assert -0.3 <= changes[:, place].min() < -0.2
+    assert 0.2 < changes[:, place].max() <= 0.3
 
 
-def test_brightness_moves_all_levels_alike():
-    moves = []
-    for seed in SEEDS:
-        levels = levels_under(seed, brightness=0.1)
-        move = levels[128] - 128
-        assert np.abs(levels - np.clip(np.arange(256) + move, 0, 255)).max() <= 1
-        moves.append(move)
-    assert -26 <= min(moves) < -8
-    assert 8 < max(moves) <= 26
-
-
-def test_contrast_turns_about_mid_grey():
-    slopes = []
-    for seed in SEEDS:
-        levels = levels_under(seed, contrast=0.3)
-        slope = (levels[178] - levels[78]) / 100
-        expected = np.clip((np.arange(256) - 127.5) * slope + 127.5, 0, 255)
-        assert np.abs(levels - expected).max() <= 2
-        slopes.append(slope)
-    assert 0.69 <= min(slopes) < 0.9
-    assert 1.1 < max(slopes) <= 1.31
-
-
-def test_gamma_keeps_black_and_white():
-    exponents = []
-    for seed in SEEDS:
-        levels = levels_under(seed, gamma=0.5)
-        assert (levels[0], levels[255]) == (0, 255)
-        exponent = np.log(levels[128] / 255) / np.log(128 / 255)
-        expected = 255 * (np.arange(256) / 255) ** exponent
-        assert np.abs(levels - expected).max() <= 2
-        exponents.append(exponent)
-    assert 2**-0.52 <= min(exponents) < 0.9
-    assert 1.1 < max(exponents) <= 2**0.52
-
-
-def test_levels_never_change_their_order():
-    for seed in range(50):
-        levels = levels_under(seed, brightness=0.5, contrast=0.9, gamma=2)
-        assert (np.diff(levels) >= 0).all()
-
-
-def test_inversion_exchanges_black_and_white_as_often_as_asked():
-    options = replace(NONE, invert=0.25)
-    results = [options.apply(RAMP, LUNGS, rng(seed)) for seed in range(800)]
-    assert all(np.array_equal(mask, LUNGS) for _, mask in results)
-    inverted = [bool(image[0, 0]) for image, _ in results]
-    for (image, _), exchanged in zip(results, inverted, strict=True):
-        assert np.array_equal(image, 255 - RAMP if exchanged else RAMP)
-    assert 150 < sum(inverted) < 250  # 200 expected, four standard deviations of 12.
-
-
-def test_inversion_comes_after_the_exposure():
-    for seed in SEEDS:
-        exposed = levels_under(seed, gamma=1)
-        assert np.array_equal(levels_under(seed, gamma=1, invert=1), 255 - exposed)
+def test_inversion_exchanges_black_and_white_after_the_exposure_as_often_as_asked():
+    inverted = 0
+    for seed in range(800):
+        exposed, levels = (
+            replace(NONE, gamma=1, invert=invert).apply(RAMP, LUNGS, rng(seed))[0]
+            for invert in (0, 0.25)
+        )
+        if not np.array_equal(levels, exposed):
+            inverted += 1
+            assert np.array_equal(levels, 255 - exposed)
+    assert 150 < inverted < 250  # 200 expected, four standard deviations of 12.
 
 
 # Effects
 
 
-# The function that each option of Augmentation asks for.
-FUNCTIONS = {
-    "opacity": "add_opacities",
-    "objects": "add_objects",
-    "shade": "shade",
-    "blur": "blur",
-    "coarsen": "coarsen",
-    "sharpen": "sharpen",
-    "noise": "add_noise",
+# For each option of Augmentation, the function that it asks for and a strength.
+OPTIONS = {
+    "opacity": ("add_opacities", 0.8),
+    "objects": ("add_objects", 5),
+    "shade": ("shade", 0.6),
+    "blur": ("blur", 3.0),
+    "coarsen": ("coarsen", 2.0),
+    "sharpen": ("sharpen", 1.5),
+    "noise": ("add_noise", 0.2),
 }
-STRENGTHS = {
-    "opacity": 0.8,
-    "objects": 5,
-    "shade": 0.6,
-    "blur": 3.0,
-    "coarsen": 2.0,
-    "sharpen": 1.5,
-    "noise": 0.2,
-}
+STRENGTHS = {option: strength for option, (_, strength) in OPTIONS.items()}
 
 
 @pytest.fixture
@@ -344,7 +256,7 @@ def calls(monkeypatch) -> list[tuple[str, float, np.ndarray]]:
 
         return watched
 
-    for option, name in {**FUNCTIONS, "exposure": "expose"}.items():
+    for option, (name, _) in {**OPTIONS, "exposure": ("expose", 0)}.items():
         monkeypatch.setattr(effects, name, watch(option, getattr(effects, name)))
     return made
 
@@ -356,38 +268,27 @@ def film() -> tuple[np.ndarray, np.ndarray]:
     return image, (image > 120).astype(np.uint8)
 
 
-def test_every_effect_is_tested_here():
-    assert set(FUNCTIONS) == set(STRENGTHS) == set(EFFECTS)
-
-
 @pytest.mark.parametrize("option", EFFECTS)
-def test_an_effect_alone_changes_the_image_and_not_the_mask(option, calls, film):
+def test_an_effect_alone_has_strengths_from_nothing_to_what_was_asked(option, calls, film):
     options = replace(NONE, effects=1, **{option: STRENGTHS[option]})
     changed = 0
-    for seed in range(20):
+    for seed in range(200):
         image, mask = options.apply(*film, rng(seed))
         assert np.array_equal(mask, film[1])
-        changed += not np.array_equal(image, film[0])
         assert np.array_equal(image, calls[-1][2])
-    assert changed >= 18
+        changed += not np.array_equal(image, film[0])
+    assert changed >= 170
     assert {name for name, *_ in calls} == {option, "exposure"}
-
-
-@pytest.mark.parametrize("option", EFFECTS)
-def test_strengths_are_drawn_from_nothing_to_what_was_asked(option, calls, film):
-    options = replace(NONE, effects=1, **{option: STRENGTHS[option]})
-    for seed in range(300):
-        options.apply(*film, rng(seed))
     strengths = np.array([strength for name, strength, _ in calls if name == option])
-    assert len(strengths) == 300
+    assert len(strengths) == 200
     if option == "objects":
-        assert all(40 < (strengths == count).sum() < 80 for count in range(1, 6))
         assert set(strengths) == {1, 2, 3, 4, 5}
+        assert all(20 < (strengths == count).sum() < 60 for count in range(1, 6))
         return
     shares = (strengths - (option == "coarsen")) / STRENGTHS[option]
-    assert 0 <= shares.min() < 0.03
-    assert 0.97 < shares.max() <= 1
-    assert shares.mean() == pytest.approx(0.5, abs=0.07)  # four deviations of the mean
+    assert 0 <= shares.min() < 0.04
+    assert 0.96 < shares.max() <= 1
+    assert shares.mean() == pytest.approx(0.5, abs=0.085)  # four deviations of the mean
 
 
 @pytest.mark.parametrize("side", [64, 512])
@@ -408,7 +309,7 @@ def test_effects_happen_on_their_own_as_often_as_asked(calls, film):
     happened = np.zeros((800, len(EFFECTS)), bool)
     for seed in range(800):
         calls.clear()
-        options.apply(*film, rng(seed))
+        options.apply(*(part[:64, :64] for part in film), rng(seed))
         for name, *_ in calls:
             if name != "exposure":
                 happened[seed, EFFECTS.index(name)] = True
@@ -419,16 +320,8 @@ def test_effects_happen_on_their_own_as_often_as_asked(calls, film):
 
 def test_the_patient_comes_before_the_exposure_and_the_film_after_it(calls, film):
     replace(NONE, effects=1, **STRENGTHS).apply(*film, rng(0))
-    assert [name for name, *_ in calls] == [
-        "opacity",
-        "objects",
-        "exposure",
-        "shade",
-        "blur",
-        "coarsen",
-        "sharpen",
-        "noise",
-    ]
+    order = ["opacity", "objects", "exposure", "shade", "blur", "coarsen", "sharpen", "noise"]
+    assert [name for name, *_ in calls] == order
 
 
 def test_opacities_follow_the_lungs_where_they_moved_to():
@@ -448,15 +341,9 @@ def test_opacities_follow_the_lungs_where_they_moved_to():
 # The whole
 
 
-strengths = {
-    "opacity": st.floats(0, 1),
-    "objects": st.integers(0, 8),
-    "shade": st.floats(0, 1),
-    "blur": st.floats(0, 10),
-    "coarsen": st.floats(0, 10),
-    "sharpen": st.floats(0, 10),
-    "noise": st.floats(0, 1),
-}
+SHARES = ("opacity", "shade", "noise", "shift", "padding", "padding_probability", "invert")
+LARGEST = {"rotation": 180, "zoom": 0.9, "stretch": 0.9, "gamma": 3, "effects": 1}
+LARGEST |= dict.fromkeys(SHARES, 1) | dict.fromkeys(("blur", "coarsen", "sharpen"), 10)
 
 
 @settings(max_examples=120, deadline=None)
@@ -467,17 +354,9 @@ strengths = {
     options=st.just(STRONG)
     | st.builds(
         Augmentation,
-        rotation=st.floats(0, 180),
-        zoom=st.floats(0, 0.9),
-        stretch=st.floats(0, 0.9),
-        shift=st.floats(0, 1),
-        padding=st.floats(0, 1),
-        padding_probability=st.floats(0, 1),
         jitter=st.integers(0, 40),
-        gamma=st.floats(0, 3),
-        invert=st.floats(0, 1),
-        effects=st.floats(0, 1),
-        **strengths,
+        objects=st.integers(0, 8),
+        **{option: st.floats(0, largest) for option, largest in LARGEST.items()},
     ),
 )
 def test_masks_stay_zero_and_one(height, width, seed, options):
@@ -490,16 +369,6 @@ def test_masks_stay_zero_and_one(height, width, seed, options):
     assert lungs.max() <= 1
     assert np.array_equal(image, before[0])
     assert np.array_equal(mask, before[1])
-
-
-def test_the_mask_follows_the_image():
-    lungs = (smooth_image() > 120).astype(np.uint8)
-    options = replace(GEOMETRY, padding_probability=0.5)
-    for seed in SEEDS:
-        image, mask = options.apply(lungs * 255, lungs, rng(seed))
-        frame = options.apply(lungs * 0 + 255, lungs * 0 + 1, rng(seed))[1] == 1
-        assert ((image > 127) != mask)[frame].mean() < 0.02
-        assert not mask[~frame].any()
 
 
 def test_the_same_state_gives_the_same_result_and_another_does_not(noise):
@@ -544,6 +413,8 @@ def test_presets():
     assert PRESETS == {"none": NONE, "flip": FLIP, "mild": MILD, "strong": STRONG}
     assert all(get_augmentation(name) is preset for name, preset in PRESETS.items())
     used = {name: {k for k, v in preset.to_dict().items() if v} for name, preset in PRESETS.items()}
+    with pytest.raises(LungsegError, match=r"none, flip, mild, strong\.\n.*'wild'\n.*Choose"):
+        get_augmentation("wild")
     assert used["none"] == set()
     assert used["flip"] == {"flip"}
     assert used["mild"].isdisjoint({"stretch", "invert", "effects", "jitter", *EFFECTS})
@@ -555,37 +426,8 @@ def test_presets():
         assert all(value <= reach[option] for option, value in weaker.to_dict().items())
 
 
-def test_the_flip_preset_mirrors_every_second_time(noise):
-    image, mask = noise
-    mirrored = 0
-    for seed in range(400):
-        changed, lungs = FLIP.apply(image, mask, rng(seed))
-        if not np.array_equal(changed, image):
-            mirrored += 1
-            assert np.array_equal(changed, np.fliplr(image))
-            assert np.array_equal(lungs, np.fliplr(mask))
-    assert 160 < mirrored < 240  # 200 expected, four standard deviations of 10.
-
-
-def test_an_unknown_preset_is_refused():
-    with pytest.raises(LungsegError, match=r"none, flip, mild, strong\.\n.*'wild'\n.*Choose"):
-        get_augmentation("wild")
-
-
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"rotation": -1},
-        {"zoom": 1},
-        {"stretch": 1},
-        {"flip": 1.5},
-        {"invert": -0.1},
-        {"effects": 2},
-        {"objects": 1.5},
-        {"shade": 1.1},
-        {"jitter": 2.5},
-        {"gamma": float("nan")},
-    ],
+    "options", [{"rotation": -1}, {"zoom": 1}, {"objects": 1.5}, {"gamma": float("nan")}]
 )
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(LungsegError, match=f"Augmentation's {next(iter(options))}"):

@@ -6,8 +6,14 @@ import pytest
 from handmade import AGE_UNKNOWN, CASES, case_of
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.manifest import COLUMNS
-from lungseg_utils.preparation.cases import Cases, index_of, index_text, read_index
+from lungseg_utils.manifest import COLUMNS, to_row
+from lungseg_utils.preparation.cases import (
+    Cases,
+    index_of,
+    index_text,
+    read_index,
+    row_texts,
+)
 
 
 @pytest.fixture
@@ -36,15 +42,10 @@ def test_the_index_is_read_back_as_it_was(cases, tmp_path):
     # Words that pandas would take for missing values.
     index["patient_group"] = ["NA", "None", "nan", "null", "0012", 'é, "quoted"', ""]
     path = tmp_path / "index.csv"
-    path.write_text(index_text(index), encoding="utf-8")
-    pd.testing.assert_frame_equal(read_index(path), index)
-
-
-def test_ages_may_all_be_unknown(cases, tmp_path):
-    index = cases.index.assign(age_years=pd.array([None] * 7, "Int64"))
-    path = tmp_path / "index.csv"
-    path.write_text(index_text(index), encoding="utf-8")
-    pd.testing.assert_frame_equal(read_index(path), index)
+    for table in (index, index.assign(age_years=pd.array([None] * 7, "Int64"))):
+        path.write_text(index_text(table), encoding="utf-8")
+        pd.testing.assert_frame_equal(read_index(path), table)
+    assert row_texts(cases.index) == [to_row(case_of(image_id)) for image_id in CASES]
 
 
 def test_halved_cases_average_images_and_ask_masks_for_a_majority(cases):
@@ -69,13 +70,12 @@ def test_selection_keeps_rows_together(cases):
     assert chosen.index.index.tolist() == [0, 1, 2, 3]
     assert (len(chosen), chosen.size, chosen.digest) == (4, 4, "digest")
     assert cases.select("val").ids == ["CHNCXR_0003_0"]
+    assert len(cases.select("val").select("test")) == 0
+    with pytest.raises(LungsegError, match="'training'"):
+        cases.select(["train", "training"])
     assert cases.take([6, 0]).ids == ["CHNCXR_0005_0", "CHNCXR_0001_0"]
     chosen.images[:] = 9
     assert cases.images.max() == 6
-
-
-def test_an_empty_selection(cases):
-    assert len(cases.select("val").select("test")) == 0
 
 
 def test_cases_of_one_source(cases):
@@ -90,11 +90,6 @@ def test_cases_of_one_source(cases):
     assert montgomery.select("train").ids == cases.select("train").of_source("montgomery").ids
     with pytest.raises(LungsegError, match=r"all, montgomery, shenzhen\.\n.*'jsrt'\n.*Name one"):
         cases.of_source("jsrt")
-
-
-def test_unknown_splits_are_refused(cases):
-    with pytest.raises(LungsegError, match="'training'"):
-        cases.select(["train", "training"])
 
 
 def test_arrays_and_index_belong_together(cases):

@@ -57,21 +57,6 @@ def test_expose_is_gamma_then_contrast_then_brightness(brightness, contrast, gam
     assert np.abs(found - np.clip(wanted, 0, 255)).max() <= 0.5 + 1e-6
 
 
-@pytest.mark.parametrize(
-    ("change", "before", "after"),
-    [
-        ((0, 0, 0), range(256), range(256)),
-        ((0.2, 0, 0), (0, 100, 250), (51, 151, 255)),
-        ((0, -0.5, 0), (0, 255), (64, 191)),
-        ((0, 0, 1), (0, 51, 255), (0, 10, 255)),  # 0.2 squared is 0.04
-        ((0, 0, -1), (0, 10, 255), (0, 50, 255)),
-    ],
-)
-def test_expose_by_hand(change, before, after):
-    exposed = effects.expose(LEVELS, *change).ravel()
-    assert exposed[list(before)].tolist() == list(after)
-
-
 @pytest.mark.parametrize("strength", [0.3, 0.8, 1.0])
 def test_shade_takes_its_strength_at_one_edge_and_nothing_at_the_opposite_one(strength):
     darkest = set()
@@ -96,7 +81,6 @@ def test_shade_takes_a_share_of_each_level():
     share = 1 - effects.shade(flat(255), 0.6, rng(1)) / 255
     wanted = image * (1 - share)
     assert np.abs(effects.shade(image, 0.6, rng(1)) - wanted).max() <= 1.1
-    assert np.array_equal(effects.shade(image, 0, rng(1)), image)
 
 
 # Texture
@@ -117,13 +101,6 @@ def test_noise_stops_at_black_and_white():
     white = effects.add_noise(flat(255), 0.1, rng(0))
     assert black.max() < 160 and 0.4 < (black == 0).mean() < 0.6
     assert white.min() > 95 and 0.4 < (white == 255).mean() < 0.6
-
-
-def test_noise_follows_its_generator():
-    first, again, other = (effects.add_noise(LEVELS, 0.1, rng(seed)) for seed in (3, 3, 4))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
-    assert np.array_equal(effects.add_noise(LEVELS, 0, rng(3)), LEVELS)
 
 
 @pytest.mark.parametrize("deviation", [0.8, 2.0, 5.0])
@@ -158,6 +135,11 @@ def test_no_strength_is_no_change():
         effects.blur(image, 0),
         effects.sharpen(image, 0),
         effects.coarsen(image, 1),
+        effects.expose(image, 0, 0, 0),
+        effects.add_noise(image, 0, rng(3)),
+        effects.add_objects(image, 0, rng(5)),
+        effects.add_opacities(image, 0 * image, 1, rng(0)),
+        effects.shade(image, 0, rng(1)),
     ):
         assert np.array_equal(result, image)
 
@@ -204,11 +186,6 @@ def test_half_the_density_moves_half_the_way():
         assert not none.any()
 
 
-def test_without_lungs_there_are_no_opacities():
-    image, lungs = film_and_lungs()
-    assert np.array_equal(effects.add_opacities(image, 0 * lungs, 1, rng(0)), image)
-
-
 # Objects
 
 
@@ -235,35 +212,6 @@ def test_objects_are_small_and_bright(draw):
     assert seen >= 50
 
 
-def test_text_stands_in_the_corners():
-    drawn = np.zeros((256, 256), bool)
-    for seed in range(40):
-        image = flat(0, 256, 256)
-        effects._text(image, rng(seed))
-        drawn |= image > 0
-    assert not drawn[70:170].any()
-    for rows in (slice(0, 70), slice(170, None)):
-        for columns in (slice(0, 100), slice(190, None)):
-            assert drawn[rows, columns].any()
-
-
-def test_objects_follow_their_generator():
-    image = film_and_lungs()[0]
-    first, again, other = (effects.add_objects(image, 3, rng(seed)) for seed in (5, 5, 6))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
-    assert np.array_equal(effects.add_objects(image, 0, rng(5)), image)
-
-
-def test_more_objects_change_more_of_a_film():
-    image = flat(100)
-    one, many = (
-        np.mean([(effects.add_objects(image, count, rng(s)) != image).mean() for s in SEEDS])
-        for count in (1, 8)
-    )
-    assert 0 < 3 * one < many
-
-
 # All
 
 
@@ -286,7 +234,8 @@ def test_every_size_gives_a_new_image_of_that_size(name, height, width, seed):
     image = rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
     mask = (image > 90).astype(np.uint8)
     before = image.copy(), mask.copy()
-    result = CALLS[name](image, mask, seed)
+    result, again = CALLS[name](image, mask, seed), CALLS[name](image, mask, seed)
+    assert np.array_equal(result, again)
     assert (result.shape, result.dtype) == ((height, width), np.uint8)
     assert np.array_equal(image, before[0])
     assert np.array_equal(mask, before[1])

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from bundles import png_header
+from handmade import tiff
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -53,26 +54,6 @@ def with_alpha() -> Image.Image:
     return Image.fromarray(np.dstack([FILM] * 3 + [np.full_like(FILM, 255)]))
 
 
-def white_is_zero_tiff(bits: int) -> bytes:
-    """An uncompressed TIFF that stores a film the other way round, as DICOM's MONOCHROME1 does."""
-    values = (255 - FILM).astype("<u2") * 16 if bits == 16 else 255 - FILM
-    height, width = values.shape
-    pixels, short, long = values.tobytes(), 3, 4
-    start = 8 + 2 + 12 * 8 + 4
-    tags = [
-        (256, long, width),
-        (257, long, height),
-        (258, short, bits),
-        (259, short, 1),
-        (262, short, 0),
-        (273, long, start),
-        (278, long, height),
-        (279, long, len(pixels)),
-    ]
-    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
-
-
 RIGHT = {
     "grey": encoded(FILM, "PNG"),
     "palette": encoded(palette(), "PNG"),
@@ -83,7 +64,7 @@ RIGHT = {
     "progressive.jpg": encoded(FILM, "JPEG", quality=95, progressive=True),
     "webp": encoded(colour(), "WEBP", lossless=True),
     "bmp": encoded(FILM, "BMP"),
-    "white-is-zero.tiff": white_is_zero_tiff(8),
+    "white-is-zero.tiff": tiff(255 - FILM, photometric=0),
     "with-preview.tiff": frames("TIFF", FILM[::4, ::4]),
 }
 ANOTHER = 255 - FILM
@@ -131,7 +112,9 @@ def test_every_usual_kind_is_read_and_its_suffix_does_not_matter(tmp_path, name)
 
 
 def test_a_deep_tiff_that_stores_white_as_zero_is_turned_round(tmp_path):
-    values = read_image(written(tmp_path, "deep.tiff", white_is_zero_tiff(16)))
+    # As DICOM's MONOCHROME1 does.
+    stored = (255 - FILM).astype(np.uint16) * 16
+    values = read_image(written(tmp_path, "deep.tiff", tiff(stored, photometric=0)))
     stretched = (FILM - FILM.min()) * (255 / np.ptp(FILM))
     assert np.abs(values - stretched).max() <= 0.5 + 1e-4
 
@@ -252,14 +235,17 @@ def test_headers_that_promise_a_billion_pixels_cost_no_memory(tmp_path):
     bmp[18:26] = struct.pack("<ii", wide, high)
     gif = bytearray(RIGHT["palette.gif"])
     gif[6:10] = struct.pack("<HH", wide, high)
-    tiff = white_is_zero_tiff(8)
-    tiff = tiff.replace(struct.pack("<HHII", 256, 4, 1, 50), struct.pack("<HHII", 256, 4, 1, wide))
-    tiff = tiff.replace(struct.pack("<HHII", 257, 4, 1, 40), struct.pack("<HHII", 257, 4, 1, high))
+    wide_tiff = RIGHT["white-is-zero.tiff"]
+    for tag, had, has in ((256, 50, wide), (257, 40, high)):
+        field = struct.pack("<HHI", tag, 4, 1)
+        wide_tiff = wide_tiff.replace(
+            field + struct.pack("<I", had), field + struct.pack("<I", has)
+        )
     jpeg = RIGHT["rgb.jpg"]
     at = jpeg.index(b"\xff\xc0") + 5
     jpeg = jpeg[:at] + struct.pack(">HH", high, wide) + jpeg[at + 4 :]
     contents = {"a.png": png_header(wide, high), "a.bmp": bmp, "a.gif": gif, "a.jpg": jpeg}
-    contents |= {"a.tiff": tiff, "b.pgm": b"P5 30000 30000 255\n" + bytes(99)}
+    contents |= {"a.tiff": wide_tiff, "b.pgm": b"P5 30000 30000 255\n" + bytes(99)}
     paths = [str(written(tmp_path, name, content)) for name, content in contents.items()]
 
     done = subprocess.run(

@@ -177,7 +177,7 @@ def test_the_same_again_does_nothing_unless_it_is_to_be_made_anew(pairing, works
     before = contents(workspace.prepared(16))
     assert prepare(pairing, workspace, 16).digest == first.digest
     assert len(prepared_ids) == len(CASES)
-    prepare(pairing, workspace, 16, overwrite=True)
+    prepare(pairing, workspace, 16, workers=1, overwrite=True)
     assert len(prepared_ids) == 2 * len(CASES)
     assert contents(workspace.prepared(16)) == before
 
@@ -195,14 +195,6 @@ def test_the_digest_of_the_data_is_the_same_for_every_size_and_not_for_other_fil
     for ask in (data_digest, load_prepared):
         with pytest.raises(MissingInputError, match="03_preprocess_and_stitch with SIZE = 24"):
             ask(workspace, 24)
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_workers_change_nothing(pairing, workspace, tmp_path, workers):
-    prepare(pairing, workspace, 16)
-    other = open_workspace(tmp_path / "other")
-    prepare(pairing, other, 16, workers=workers)
-    assert contents(other.prepared(16)) == contents(workspace.prepared(16))
 
 
 def test_a_full_disk_is_told_before_anything_is_written(pairing, workspace, monkeypatch):
@@ -297,22 +289,18 @@ def test_another_file_is_noticed_and_named(pairing, workspace):
         assert np.array_equal(cases.masks[2], other)
 
 
-def test_another_row_of_the_manifest_is_noticed(pairing, workspace):
+def test_other_cases_and_other_rows_of_the_manifest_are_noticed(pairing, workspace):
     prepare(pairing, workspace, 16)
+    with pytest.raises(StaleOutputError) as caught:
+        prepare(Pairing(pairs=pairing.pairs[:1]), workspace, 16)
+    assert "number of cases was 7, now 1" in str(caught.value)
+    assert "now '(absent)'" in str(caught.value)
     pair = pairing.pairs[0]
     pairing.pairs[0] = Pair(replace(pair.case, split="val"), pair.image, pair.masks)
     with pytest.raises(StaleOutputError, match=pair.case.image_id):
         prepare(pairing, workspace, 16)
     index = prepare(pairing, workspace, 16, overwrite=True).index.set_index("image_id")
     assert index.loc[pair.case.image_id, "split"] == "val"
-
-
-def test_more_or_fewer_cases_are_noticed(pairing, workspace):
-    prepare(pairing, workspace, 16)
-    with pytest.raises(StaleOutputError) as caught:
-        prepare(Pairing(pairs=pairing.pairs[:1]), workspace, 16)
-    assert "number of cases was 7, now 1" in str(caught.value)
-    assert "now '(absent)'" in str(caught.value)
 
 
 def test_an_unusable_pair_is_left_out_by_name_and_told_on_every_call(pairing, workspace, capsys):

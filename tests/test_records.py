@@ -6,9 +6,7 @@ import hashlib
 import json
 import os
 import pickle
-import resource
 import shutil
-import stat
 from pathlib import Path
 
 import pytest
@@ -82,49 +80,44 @@ def test_an_error_says_rule_received_and_advice_and_is_what_python_calls_it(kind
         assert lines == ["Rows are sorted.", "  Received: b before a", "  What to do: Sort them."]
 
 
-def test_an_explained_error_is_not_explained_again_nor_retried(tmp_path: Path):
-    full = StorageError("The disk must have room.", "none", "Free some.")
+@pytest.mark.parametrize(
+    "error", [StorageError("It is full.", "0 bytes", "Free some."), KeyError()]
+)
+def test_an_error_while_writing_passes_as_it_is_and_leaves_the_old_file(tmp_path: Path, error):
+    """An explained one is explained once."""
+    path = tmp_path / "a.txt"
+    path.write_text("old")
     calls = []
 
-    def fail(path: Path) -> None:
-        calls.append(path)
-        raise full
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        calls.append(temporary)
+        raise error
 
-    with pytest.raises(StorageError) as caught:
-        write_atomically(tmp_path / "a", fail)
-    assert caught.value is full and len(calls) == 1
+    with pytest.raises(type(error)) as caught:
+        write_atomically(path, fail)
+    assert caught.value is error and len(calls) == 1
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_is_written_whole_with_its_folder(tmp_path: Path):
-    path = write_atomically(tmp_path / "new" / "a.txt", lambda temporary: _write(temporary, "two"))
+    temporary = []
+
+    def write(path: Path) -> None:
+        temporary.append(path)
+        path.write_text("two")
+
+    path = write_atomically(tmp_path / "new" / "a.tar.gz", write)
     assert path.read_text() == "two"
     assert list(path.parent.iterdir()) == [path]
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(_touched(tmp_path).stat().st_mode)
+    assert temporary[0].name.endswith("a.tar.gz") and temporary[0].parent == path.parent
+    (tmp_path / "touched").touch()
+    assert path.stat().st_mode == (tmp_path / "touched").stat().st_mode
 
 
 def test_writing_never_changes_what_new_files_of_other_threads_may(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the process's umask was changed"))
     write_json(tmp_path / "a.json", {})
-
-
-def test_the_temporary_name_keeps_the_suffix(tmp_path: Path):
-    seen = []
-    write_atomically(tmp_path / "a.tar.gz", lambda temporary: seen.append(temporary))
-    assert seen[0].name.endswith("a.tar.gz") and seen[0].parent == tmp_path
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def fail(temporary: Path) -> None:
-        temporary.write_text("half")
-        raise RuntimeError("stopped")
-
-    with pytest.raises(RuntimeError, match="stopped"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("step", ["write", "fsync", "replace"])
@@ -133,6 +126,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     [
         (errno.ENOSPC, "Free some space"),
         (errno.EDQUOT, "empty the bin"),
+        (errno.EFBIG, "Free some"),
         (errno.EROFS, "writable"),
         (errno.EACCES, "another WORKSPACE"),
         (errno.EIO, "01_mount_drive"),
@@ -164,17 +158,6 @@ def test_what_fails_in_passing_is_tried_again(tmp_path: Path, monkeypatch, step)
 
     assert len(calls) == 3
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_file_larger_than_the_system_allows_is_refused(tmp_path: Path):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
-    try:
-        with pytest.raises(StorageError, match="must have room"):
-            write_atomically(tmp_path / "a", lambda path: path.write_bytes(bytes(2 << 20)))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_vanished_is_not_made_anew_where_that_is_not_wanted(tmp_path: Path):
@@ -222,6 +205,9 @@ def test_json_comes_back_as_it_was_and_is_readable(tmp_path: Path):
     path = write_json(tmp_path / "a.json", data)
     assert read_json(path) == data
     assert "Größe" in path.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"loss": float("nan")})
+    assert read_json(path) == data and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
@@ -237,12 +223,6 @@ def test_a_damaged_record_is_explained(tmp_path: Path, text: str, said: str):
     assert str(path) in caught.value.received
 
 
-def test_json_refuses_nan(tmp_path: Path):
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "a.json", {"loss": float("nan")})
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_file_sha256_is_that_of_the_standard(tmp_path: Path):
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
@@ -252,16 +232,7 @@ def test_file_sha256_is_that_of_the_standard(tmp_path: Path):
 
 def test_digest_is_sha256_of_canonical_json():
     assert digest_of({"b": 1, "a": [True]}) == hashlib.sha256(b'{"a":[true],"b":1}').hexdigest()
-
-
-@given(record_dictionaries)
-def test_a_digest_does_not_depend_on_the_order_of_keys(record: dict):
-    assert digest_of(dict(reversed(record.items()))) == digest_of(record)
-
-
-@given(record_dictionaries)
-def test_a_digest_depends_on_every_value(record: dict):
-    assert digest_of({**record, "seed": 1}) != digest_of({**record, "seed": 2})
+    assert digest_of({"b": 2, "a": [True]}) != digest_of({"b": 1, "a": [True]})
 
 
 def test_differing_joins_nested_keys():
@@ -277,11 +248,9 @@ def test_differing_joins_nested_keys():
 @given(record_dictionaries)
 def test_a_record_does_not_differ_from_itself(record: dict):
     assert differing(record, json.loads(json.dumps(record))) == {}
-    check_reusable(record, record, "prepared/256", "Overwrite it.")
-
-
-def test_a_tuple_equals_the_list_that_json_makes_of_it():
+    check_reusable(record, {**record, "shape": (1, 2)}, "prepared/256", "…", ignore=("shape",))
     check_reusable({"shape": [1, 2]}, {"shape": (1, 2)}, "prepared/256", "Overwrite it.")
+    assert digest_of(dict(reversed(record.items()))) == digest_of(record)
 
 
 def test_stale_output_names_each_differing_value_and_the_way_out():
@@ -291,10 +260,6 @@ def test_stale_output_names_each_differing_value_and_the_way_out():
     assert "size was 256, now 512" in caught.value.received
     assert "epochs" not in caught.value.received and "seed" not in caught.value.received
     assert "runs/unet" in caught.value.rule and caught.value.advice == "Choose another RUN_NAME."
-
-
-def test_ignored_keys_may_differ():
-    check_reusable({"epochs": 5}, {"epochs": 9}, "runs/unet", "…", ignore=("epochs",))
 
 
 def _interrupt(*_, **__) -> None:
@@ -323,9 +288,3 @@ def _fail_at(monkeypatch, step: str, number: int, times: int) -> list:
     monkeypatch.setattr(owner, name, failing)
     monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
     return calls
-
-
-def _touched(folder: Path) -> Path:
-    path = folder / "touched"
-    path.touch()
-    return path
