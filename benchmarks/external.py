@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm.contrib.concurrent import thread_map
 
 from benchmarks.figures import figures_of
-from lungseg_utils.bundle import list_images
+from lungseg_utils.bundle import list_bundle_images
 from lungseg_utils.errors import ImageFileError, LungsegError, MissingInputError, compress_ranges
 from lungseg_utils.evaluation.networks import Network, made_with
 from lungseg_utils.evaluation.scoring import score_run
@@ -71,7 +71,7 @@ def find_films(folder: Path | str) -> list[Film]:
 
 def _by_name(folder: Path) -> dict[str, Path]:
     """The images of a folder by their names without suffix."""
-    paths = list_images(folder)
+    paths = list_bundle_images(folder)
     counts = Counter(path.stem for path in paths)
     if twice := [path.name for path in paths if counts[path.stem] > 1]:
         raise LungsegError(

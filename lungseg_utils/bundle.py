@@ -1,14 +1,14 @@
-"""X-rays to lung masks, by image id through the manifest."""
+"""X-rays to lung masks, by image id through the manifest; and whether their sizes fit."""
 
 from __future__ import annotations
 
 import textwrap
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lungseg_utils.errors import MissingInputError, compress_ranges
+from lungseg_utils.errors import MissingInputError, compress_ranges, shortened
 from lungseg_utils.manifest import MANIFEST_NAME, Case, load_manifest
 
 IMAGE_FOLDER = "CXR_png"
@@ -16,9 +16,10 @@ MASK_FOLDER = "masks"
 LEFT_MASK_FOLDER = "ManualMask/leftMask"
 RIGHT_MASK_FOLDER = "ManualMask/rightMask"
 READINGS_FOLDER = "ClinicalReadings"
-SUFFIXES = (".png", ".jpg", ".jpeg")
+BUNDLE_SUFFIXES = (".png", ".jpg", ".jpeg")
 KAGGLE_FOLDER = "Lung Segmentation"
 SEARCH_DEPTH = 3
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,18 @@ def find_bundle(folder: Path | str) -> Path:
         if found:
             return found[0]
         level = [below for candidate in level for below in _subfolders(candidate)]
+    there = shortened(path.name for path in sorted(folder.iterdir())) if folder.is_dir() else []
     raise MissingInputError(
         f"A bundle holds a folder `{IMAGE_FOLDER}`, at most {SEARCH_DEPTH} levels down.",
-        f"none in {folder}" if folder.is_dir() else f"no folder {folder}",
-        "Run notebook 02_download_and_pair first, or name the bundle's folder.",
+        f"none in {folder}; there: {', '.join(there) or 'nothing'}"
+        if folder.is_dir()
+        else f"no folder {folder}",
+        "Run notebook 02_download_and_pair first, name the bundle's folder, or choose another "
+        "SOURCE.",
     )
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_bundle_images(folder: Path) -> list[Path]:
     """Image files directly in a folder, by name; an absent folder has none."""
     if not folder.is_dir():
         return []
@@ -132,15 +137,34 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in BUNDLE_SUFFIXES and not path.name.startswith(".")
     )
+
+
+def list_files(bundle: Path) -> list[str]:
+    """Names of a bundle's X-rays, masks, readings and own manifest, relative to it."""
+    folders = (IMAGE_FOLDER, MASK_FOLDER, LEFT_MASK_FOLDER, RIGHT_MASK_FOLDER)
+    paths = [path for folder in folders for path in list_bundle_images(bundle / folder)]
+    paths += sorted((bundle / READINGS_FOLDER).glob("[!.]*.txt"))
+    paths += [path for path in [bundle / MANIFEST_NAME] if path.is_file()]
+    return [path.relative_to(bundle).as_posix() for path in paths]
+
+
+def load_cases(bundle: Path) -> list[Case]:
+    """The cases of the bundle's own `data_manifest.csv` where it has one, else the project's.
+
+    Raises:
+        ManifestError: The bundle's own manifest breaks a rule.
+    """
+    own = bundle / MANIFEST_NAME
+    return load_manifest(own if own.is_file() else None)
 
 
 def find_masks(bundle: Path) -> MaskFiles:
     """List a bundle's masks by image id, in both layouts and both naming rules."""
     return MaskFiles(
         *(
-            _by_id(list_images(bundle / folder), naming_suffix="_mask")
+            _by_id(list_bundle_images(bundle / folder), naming_suffix="_mask")
             for folder in (MASK_FOLDER, LEFT_MASK_FOLDER, RIGHT_MASK_FOLDER)
         )
     )
@@ -159,10 +183,8 @@ def pair_bundle(folder: Path | str, manifest: list[Case] | None = None) -> Pairi
         ManifestError: The bundle's own manifest breaks a rule.
     """
     bundle = find_bundle(folder)
-    if manifest is None:
-        own = bundle / MANIFEST_NAME
-        manifest = load_manifest(own if own.is_file() else None)
-    images = _by_id(list_images(bundle / IMAGE_FOLDER))
+    manifest = load_cases(bundle) if manifest is None else manifest
+    images = _by_id(list_bundle_images(bundle / IMAGE_FOLDER))
     masks = find_masks(bundle)
     pairing = Pairing()
     for case in sorted(manifest, key=lambda case: case.image_id):
@@ -228,3 +250,69 @@ def _listed(title: str, names: list[str]) -> list[str]:
     text = ", ".join(compress_ranges(names))
     wrapped = textwrap.wrap(text, 96, break_long_words=False, break_on_hyphens=False)
     return [f"{title} ({len(names)}):", *(f"  {line}" for line in wrapped)]
+
+
+# --- Sizes
+
+
+def compare_sizes(sizes: Mapping[str, Size], cases: Sequence[Case]) -> tuple[str, dict[str, str]]:
+    """Compare the sizes of a bundle's images with each other and with the manifest's.
+
+    Args:
+        sizes: Width and height by name, such as `CXR_png/MCUCXR_0001_0.png`.
+        cases: The manifest.
+
+    Returns:
+        How the whole bundle was resized, such as `512 × 512`, empty for originals; and, by name,
+        what has another size than the rest lets expect: an X-ray another than the manifest's (or
+        than that of the resized copy), a mask another than its X-ray's.
+    """
+    originals = {case.image_id: (case.original_width, case.original_height) for case in cases}
+    x_rays = {Path(name).stem: name for name in sizes if name.startswith(f"{IMAGE_FOLDER}/")}
+    pairs = {key: (sizes[x_rays[key]], originals[key]) for key in x_rays if key in originals}
+    resized, fits = _recognise_resizing(pairs)
+    odd = {
+        x_rays[image_id]: f"{_text(size)}, as published {_text(original)}"
+        for image_id, (size, original) in pairs.items()
+        if image_id not in fits
+    }
+    for name, size in sizes.items():
+        expected = sizes[x_rays.get(Path(name).stem.removesuffix("_mask"), name)]
+        if size != expected:
+            odd[name] = f"{_text(size)}, its X-ray {_text(expected)}"
+    return resized, odd
+
+
+def _recognise_resizing(pairs: Mapping[str, tuple[Size, Size]]) -> tuple[str, set[str]]:
+    """What was done to most of the images, given their sizes and those of the originals.
+
+    Returns:
+        The resizing in words: the size that most have, or how much smaller or larger most are in
+        both directions; empty where most have the originals' sizes, or no rule holds. And the ids
+        that fit.
+    """
+    same = {image_id for image_id, (size, original) in pairs.items() if size == original}
+    if 2 * len(same) > len(pairs):
+        return "", same
+    [(common, _)] = Counter(size for size, _ in pairs.values()).most_common(1) or [((0, 0), 0)]
+    equal = {image_id for image_id, (size, _) in pairs.items() if size == common}
+    scaled = {
+        image_id: round(100 * max(size) / max(original))
+        for image_id, (size, original) in pairs.items()
+        if image_id not in same and _in_proportion(size, original)
+    }
+    if 2 * max(len(equal), len(scaled)) <= len(pairs):
+        return "", same
+    if len(equal) >= len(scaled):
+        return _text(common), equal
+    percent = sorted({min(scaled.values()), max(scaled.values())})
+    return f"{'–'.join(map(str, percent))} % of their size", set(scaled)
+
+
+def _in_proportion(size: Size, original: Size) -> bool:
+    # Each side may be rounded by up to a pixel.
+    return abs(size[0] * original[1] - size[1] * original[0]) <= max(original)
+
+
+def _text(size: Size) -> str:
+    return f"{size[0]} × {size[1]}"

@@ -1,30 +1,51 @@
 """Check all that a workspace holds: `python -m lungseg_utils.verify [WORKSPACE]`.
 
-Raw files are compared with the SHA-256 of their first arrival; prepared arrays, stitched archives
-and runs are read through. Nothing is changed. Exit code 1 where something is damaged.
+Files are compared with the SHA-256 that the stage which wrote them recorded, archives with the
+checksums in them. Nothing is changed. Exit code 1 where something is damaged.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from tqdm.contrib.concurrent import thread_map
+
+from lungseg_utils.acquire.arrival import arrival_record, read_arrival, read_request
+from lungseg_utils.bundle import list_files
 from lungseg_utils.errors import LungsegError, MissingInputError
+from lungseg_utils.files.records import file_sha256, read_json
+from lungseg_utils.training.runs import BEST, HISTORY, RECORD, train_again
 from lungseg_utils.workspace import Workspace, locate_workspace
-from lungseg_utils.workspace_checks import (
-    Damage,
-    check_archive,
-    check_prepared,
-    check_raw,
-    check_run,
-    check_source,
-    check_stitched,
-)
 
-_FETCH_AGAIN = "Delete it and run notebook 02_download_and_pair again."
+_AGAIN_02 = (
+    "Run notebook 02_download_and_pair with OVERWRITE; with SOURCE 'folder' or 'zip', put the "
+    "file back first, or mount its drive."
+)
+_AGAIN_03 = "Delete it and run notebook 03_preprocess_and_stitch again."
+_PREDICT_AGAIN = "Delete it and run the notebook that trained the run: it predicts again."
+# In place of a SHA-256: an archive has checksums of its own; or nothing is known of a file.
+_CHECKSUMS, _UNRECORDED = "checksums", "not recorded when it arrived"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something in a workspace that is not as it should be.
+
+    Args:
+        path: The file or folder.
+        reason: What is wrong with it.
+        remedy: How to mend it.
+    """
+
+    path: Path
+    reason: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -32,7 +53,8 @@ class Verification:
     """What a check of a workspace found.
 
     Args:
-        checked: What was checked, such as `prepared/256`.
+        checked: What was checked, such as `prepared/256`; `downloads/source.json` stands for the
+            raw files too.
         damaged: What is not as it should be.
     """
 
@@ -68,34 +90,124 @@ def verify_workspace(workspace: Workspace | Path | str) -> Verification:
             f"no folder {workspace.root}",
             "Check the path. In Colab, run notebook 01_mount_drive first.",
         )
-    result = Verification()
-    for name, check in _list_checks(workspace):
-        result.checked.append(name)
-        result.damaged.extend(check())
-    return result
+    checks = list(_list_checks(workspace))
+    files = [file for check in checks for file in check.list_files()]
+    faults = thread_map(_find_fault, files, desc="Verifying", unit="file")
+    return Verification(
+        [check.place.relative_to(workspace.root).as_posix() for check in checks],
+        [Damage(f.path, fault, f.remedy) for f, fault in zip(files, faults, strict=True) if fault],
+    )
 
 
-def _list_checks(workspace: Workspace) -> Iterator[tuple[str, Callable[[], Iterator[Damage]]]]:
-    """The name of each thing to be checked, and its check."""
-    downloads = workspace.downloads
+class _File(NamedTuple):
+    """A file, its SHA-256 (or what else is known of it), and what mends it."""
+
+    path: Path
+    expected: str | Exception
+    remedy: str
+
+
+class _Check(NamedTuple):
+    """A place, how to read what its files are compared with, and what mends them."""
+
+    place: Path
+    read: Callable[[], dict[Path, str]]
+    remedy: str
+
+    def list_files(self) -> list[_File]:
+        """The files; where a damaged record cannot be read, the place with the error."""
+        try:
+            expected = self.read()
+        except Exception as error:  # damaged records make readers fail in any way
+            expected = {self.place: error}
+        return [_File(path, known, self.remedy) for path, known in expected.items()]
+
+
+def _find_fault(file: _File) -> str:
+    try:
+        if isinstance(file.expected, Exception):
+            raise file.expected
+        if not file.path.exists():
+            return "gone"
+        if file.expected == _CHECKSUMS:
+            with zipfile.ZipFile(file.path) as archive:
+                bad = archive.testzip()
+            return f"{bad} in it is damaged" if bad else ""
+        if file.expected == _UNRECORDED:
+            return _UNRECORDED
+        same = file_sha256(file.path) == file.expected
+        return "" if same else "not as it was written (SHA-256)"
+    except Exception as error:  # so do damaged archives
+        return f"{type(error).__name__}: {error}"
+
+
+# --- What each stage recorded
+
+
+def _list_checks(workspace: Workspace) -> Iterator[_Check]:
     if workspace.source_record.is_file():
-        yield "downloads/source.json", lambda: check_source(workspace.source_record)
-    for path in _visible(downloads, "*.zip"):
-        yield f"downloads/{path.name}", lambda path=path: check_archive(path, _FETCH_AGAIN)
-    for path in _visible(workspace.raw):
-        yield f"raw/{path.name}", lambda path=path: check_raw(path, downloads)
-    for path in _visible(workspace.root / "prepared"):
-        yield f"prepared/{path.name}", lambda path=path: check_prepared(path)
-    for path in _visible(workspace.root / "stitched", "*.zip"):
-        yield f"stitched/{path.name}", lambda path=path: check_stitched(path)
-    for path in _visible(workspace.runs):
-        yield f"runs/{path.name}", lambda path=path: check_run(path)
+        yield _Check(workspace.source_record, lambda: _raw_files(workspace), _AGAIN_02)
+    for path in sorted(workspace.downloads.glob("[!.]*.zip")):
+        yield _archive(path, "Delete it and run notebook 02_download_and_pair again.")
+    for path in sorted((workspace.root / "prepared").glob("[!.]*")):
+        yield _Check(path, lambda path=path: _prepared_files(path), _AGAIN_03)
+    for path in sorted((workspace.root / "stitched").glob("[!.]*.zip")):
+        yield _archive(path, _AGAIN_03)
+    for path in sorted(workspace.runs.glob("[!.]*")):
+        yield from _list_run_checks(path)
 
 
-def _visible(folder: Path, pattern: str = "*") -> list[Path]:
-    """Files by a pattern, or all folders; not those that something is being written to."""
-    found = [path for path in sorted(folder.glob(pattern)) if not path.name.startswith(".")]
-    return [path for path in found if path.is_dir() == (pattern == "*")]
+def _archive(path: Path, remedy: str) -> _Check:
+    return _Check(path, lambda: {path: _CHECKSUMS}, remedy)
+
+
+def _raw_files(workspace: Workspace) -> dict[Path, str]:
+    request = read_request(workspace)
+    record = read_arrival(arrival_record(workspace, request))
+    if "bundle" not in record:
+        return {}
+    bundle = workspace.raw / record["bundle"]
+    if not bundle.is_dir():
+        # A fresh machine fetches again what is not the user's own folder.
+        return {bundle: _CHECKSUMS} if request["source"] == "folder" else {}
+    names = dict.fromkeys(list_files(bundle), _UNRECORDED) | record["sha256"]
+    return {bundle / name: sha256 for name, sha256 in names.items()}
+
+
+def _prepared_files(folder: Path) -> dict[Path, str]:
+    hashes = read_json(folder / "record.json")["sha256"]
+    return {folder / name: sha256 for name, sha256 in hashes.items()}
+
+
+def _list_run_checks(folder: Path) -> Iterator[_Check]:
+    yield _Check(folder / RECORD, lambda: _run_files(folder), train_again(folder))
+    for path in sorted(set(folder.glob("[!.]*.npz")) - {folder / BEST}):
+        yield _archive(path, "Delete it; with it, a run that is not finished begins anew.")
+    for path in sorted((folder / "predictions").glob("[!.]*.npz")):
+        yield _Check(path, lambda path=path: _prediction(path, folder / BEST), _PREDICT_AGAIN)
+    # A first stage at half the size is a run of its own.
+    for path in sorted(folder.glob(f"*/{RECORD}")):
+        yield from _list_run_checks(path.parent)
+
+
+def _run_files(folder: Path) -> dict[Path, str]:
+    record, best = read_json(folder / RECORD), folder / BEST
+    if not record.get("finished"):
+        return {best: _CHECKSUMS} if best.is_file() and best.suffix == ".npz" else {}
+    epochs = len((folder / HISTORY).read_text(encoding="utf-8").splitlines()) - 1
+    if epochs != record.get("epochs_run", epochs):
+        raise ValueError(f"{HISTORY} has {epochs} epochs of {record['epochs_run']}")
+    return {best: record["best_weights_sha256"]} if "best_weights_sha256" in record else {}
+
+
+def _prediction(predictions: Path, weights: Path) -> dict[Path, str]:
+    import numpy as np
+
+    with np.load(predictions, allow_pickle=False) as arrays:
+        made_by = str(arrays["digest"]).partition(" ")[0]
+    if weights.is_file() and made_by != file_sha256(weights):
+        raise ValueError(f"not made by {weights.name} as it is: it is of another time, or damaged")
+    return {predictions: _CHECKSUMS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -83,3 +83,8 @@ def write_small_bundle(folder: Path, resize=lambda size: size, value: int = 7) -
         write_image(folder / "CXR_png" / case.image_file, size, value)
         write_image(folder / "masks" / case.mask_file, size, 255)
     return folder
+
+
+def cut_short(path: Path) -> None:
+    """Cut off the end of a file; of a small PNG, less than its pixels."""
+    path.write_bytes(path.read_bytes()[:-20])

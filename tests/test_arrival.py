@@ -1,27 +1,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, PngImagePlugin
 
-from lungseg_utils.acquire.arrival import (
-    changed_files,
-    check_bundle,
-    mark_changed,
-    record_arrival,
-    record_path,
-    recorded_hashes,
-    require_whole,
-    stamp_of_bundle,
-    whole_hashes,
-)
-from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
-from tests.bundles import png_header, small_cases, write_image
+from lungseg_utils.acquire.arrival import check_bundle, require_whole
+from lungseg_utils.errors import DownloadError, MissingInputError
+from tests.bundles import cut_short, png_header, small_cases, write_image
 from tests.bundles import write_small_bundle as write_bundle
 
 CASES = small_cases()
+IMAGE, MASK = "CXR_png/MCUCXR_0001_0.png", "masks/MCUCXR_0001_0.png"
 
 
 def test_every_file_is_hashed_and_measured(tmp_path: Path):
@@ -29,9 +24,13 @@ def test_every_file_is_hashed_and_measured(tmp_path: Path):
     for side in ("leftMask", "rightMask"):
         shutil.copytree(bundle / "masks", bundle / "ManualMask" / side)
     (bundle / "ClinicalReadings").mkdir()
-    (bundle / "ClinicalReadings" / "MCUCXR_0001_0.txt").write_text("normal")
+    (bundle / "ClinicalReadings" / "MCUCXR_0001_0.txt").write_text("normal, <3 cm")
+    # Kaggle's bundle holds itself once more in `data/`, and its unmasked X-rays in `test/`.
+    write_bundle(tmp_path / "data" / "Lung Segmentation")
+    shutil.copytree(bundle / "CXR_png", bundle / "test")
     arrival = check_bundle(tmp_path, CASES)
     assert arrival.folder == bundle
+    assert len(arrival.files) == 13
     for name, file in arrival.files.items():
         assert file.sha256 == hashlib.sha256((bundle / name).read_bytes()).hexdigest()
     assert arrival.files["masks/CHNCXR_0001_0_mask.png"].size == (40, 42)
@@ -42,15 +41,18 @@ def test_every_file_is_hashed_and_measured(tmp_path: Path):
     require_whole(arrival)
 
 
-def test_kaggles_repeats_are_not_counted(tmp_path: Path):
-    """Kaggle's bundle holds itself once more in `data/`, and its unmasked X-rays in `test/`."""
-    bundle = write_bundle(tmp_path / "Lung Segmentation")
-    write_bundle(tmp_path / "data" / "Lung Segmentation")
-    for place in (bundle, tmp_path / "data" / "Lung Segmentation"):
-        shutil.copytree(bundle / "CXR_png", place / "test")
-    arrival = check_bundle(tmp_path, CASES)
-    assert len(arrival.files) == 6
-    assert arrival.summary().startswith("3 X-rays, 3 lung masks and 0 readings")
+def test_a_file_is_read_once_and_decoded_once(tmp_path: Path, monkeypatch):
+    bundle = write_bundle(tmp_path)
+    read, decoded = [], []
+    read_bytes, prepare = Path.read_bytes, PngImagePlugin.PngImageFile.load_prepare
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    monkeypatch.setattr(
+        PngImagePlugin.PngImageFile,
+        "load_prepare",
+        lambda image: decoded.append(image) or prepare(image),
+    )
+    check_bundle(bundle, CASES)
+    assert len(read) == len(set(read)) == len(decoded) == 6
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,8 @@ def test_kaggles_repeats_are_not_counted(tmp_path: Path):
     [
         (lambda size: (16, 16), "16 × 16"),
         (lambda size: (size[0] // 2, size[1] // 2), "50 % of their size"),
-        (lambda size: tuple(round(side * 24 / max(size)) for side in size), "24 pixels along"),
-        (lambda size: tuple(round(side * 20 / min(size)) for side in size), "20 pixels along"),
+        # To 24 pixels along the longer side:
+        (lambda size: tuple(round(side * 24 / max(size)) for side in size), "50–67 % of their"),
     ],
 )
 def test_a_resized_copy_is_recognised(tmp_path: Path, resize, expected: str):
@@ -83,58 +85,91 @@ def test_real_files_are_recognised(tmp_path: Path, shared_data: Path, kind: str,
 
 def test_an_odd_size_is_named(tmp_path: Path):
     bundle = write_bundle(tmp_path)
-    write_image(bundle / "CXR_png" / "MCUCXR_0001_0.png", (40, 48))
-    write_image(bundle / "masks" / "MCUCXR_0001_0.png", (40, 48))
+    write_image(bundle / IMAGE, (40, 48))
+    write_image(bundle / MASK, (40, 48))
     write_image(bundle / "masks" / "CHNCXR_0002_1_mask.png", (36, 31))
     write_image(bundle / "CXR_png" / "stranger.png", (5, 5))
     arrival = check_bundle(bundle, CASES)
     assert arrival.resized == ""
     assert arrival.odd_sizes == {
-        "CXR_png/MCUCXR_0001_0.png": "40 × 48, as published 48 × 40",
+        IMAGE: "40 × 48, as published 48 × 40",
         "masks/CHNCXR_0002_1_mask.png": "36 × 31, its X-ray 36 × 30",
     }
-    assert "Of another size (2): CXR_png/MCUCXR_0001_0.png is 40 × 48" in arrival.summary()
+    assert f"Of another size (2): {IMAGE} is 40 × 48" in arrival.summary()
     require_whole(arrival)
-
-
-def test_an_original_among_resized_ones_is_named(tmp_path: Path):
-    bundle = write_bundle(tmp_path, lambda size: (16, 16))
-    write_image(bundle / "CXR_png" / "MCUCXR_0001_0.png", (48, 40))
+    # And an original among resized ones:
+    shutil.rmtree(bundle / "masks")
+    write_bundle(bundle, lambda size: (16, 16))
+    write_image(bundle / IMAGE, (48, 40))
     arrival = check_bundle(bundle, CASES)
     assert arrival.resized == "16 × 16"
-    assert [*arrival.odd_sizes] == ["CXR_png/MCUCXR_0001_0.png", "masks/MCUCXR_0001_0.png"]
+    assert [*arrival.odd_sizes] == [IMAGE, MASK]
 
 
-def test_every_damaged_file_is_named(tmp_path: Path):
+def noise(size: int = 64) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size), np.uint8))
+
+
+def encode(kind: str) -> bytes:
+    file = io.BytesIO()
+    noise().save(file, kind)
+    return file.getvalue()
+
+
+def flip(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        # Of its end, the decoder would not miss the last 12 bytes, nor the last row's tail.
+        *[("png", lambda content, cut=cut: content[:-cut]) for cut in (1, 4, 12, 13, 40, 2000)],
+        # And it would make other pixels of a wrong bit.
+        *[
+            ("png", lambda content, at=at: flip(content, at))
+            for at in (9, 20, 45, 1000, 3000, -6, -2)
+        ],
+        *[("jpg", lambda content, cut=cut: content[:-cut]) for cut in (30, 1000)],
+        ("png", lambda content: b""),
+        ("png", lambda content: b"a mask"),
+        ("jpg", lambda content: b"%!PS-Adobe-3.0 EPSF-3.0\n"),
+        ("png", lambda content: png_header(30_000, 30_000)),
+        ("png", lambda content: png_header(9000, 9000)),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes]):
     bundle = write_bundle(tmp_path)
-    cut = bundle / "CXR_png" / "CHNCXR_0001_0.png"
-    cut.write_bytes(cut.read_bytes()[:-20])
+    name = f"masks/CHNCXR_0003_0_mask.{suffix}"
+    content = encode({"png": "PNG", "jpg": "JPEG"}[suffix])
+    (bundle / name).write_bytes(content)
+    require_whole(check_bundle(bundle, CASES))
+    (bundle / name).write_bytes(damage(content))
+    with pytest.raises(DownloadError, match=rf"1 damaged .*\n    {name}: "):
+        require_whole(check_bundle(bundle, CASES))
+
+
+def test_every_damaged_file_is_named_with_its_reason(tmp_path: Path):
+    bundle = write_bundle(tmp_path)
+    (bundle / "ClinicalReadings").mkdir()
+    page = "<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>"
+    names = [IMAGE, MASK, "ClinicalReadings/MCUCXR_0001_0.txt"]
+    (bundle / IMAGE).write_text(page)
+    (bundle / MASK).write_bytes(png_header(9000, 9000))
+    (bundle / names[2]).write_text(page)
     (bundle / "CXR_png" / "CHNCXR_0003_0.png").touch()
-    (bundle / "CXR_png" / "CHNCXR_0004_0.png").write_bytes(png_header(30_000, 30_000))
-    (bundle / "CXR_png" / "CHNCXR_0006_0.png").write_bytes(png_header(9000, 9000))
-    (bundle / "masks" / "CHNCXR_0003_0_mask.png").write_text("a mask")
-    (bundle / "masks" / "CHNCXR_0005_0_mask.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n")
+    cut_short(bundle / "CXR_png" / "CHNCXR_0001_0.png")
     arrival = check_bundle(bundle, CASES)
-    assert len(arrival.damaged) == 6
+    assert len(arrival.damaged) == 5
+    assert "9000 × 9000 pixels" in arrival.damaged[MASK]
     assert arrival.damaged["CXR_png/CHNCXR_0003_0.png"] == "an empty file"
-    assert "900000000 pixels" in arrival.damaged["CXR_png/CHNCXR_0004_0.png"]
-    assert "9000 × 9000 pixels" in arrival.damaged["CXR_png/CHNCXR_0006_0.png"]
-    assert "6 files are damaged" in arrival.summary()
-    with pytest.raises(DownloadError) as caught:
+    assert "5 files are damaged" in arrival.summary()
+    with pytest.raises(DownloadError, match=r"page") as caught:
         require_whole(arrival)
-    assert "6 damaged" in caught.value.received
+    assert "SOURCE" in caught.value.advice
     for name in arrival.damaged:
         assert f"\n    {name}: " in caught.value.received
     assert "CHNCXR_0002" not in caught.value.received
-
-
-def test_a_web_page_in_an_image_s_place_is_explained(tmp_path: Path):
-    bundle = write_bundle(tmp_path)
-    page = "<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>"
-    (bundle / "CXR_png" / "MCUCXR_0001_0.png").write_text(page)
-    with pytest.raises(DownloadError, match="quota is used up") as caught:
-        require_whole(check_bundle(bundle, CASES))
-    assert "Wait" in caught.value.advice
 
 
 def test_a_bundle_without_images_is_refused(tmp_path: Path):
@@ -143,49 +178,3 @@ def test_a_bundle_without_images_is_refused(tmp_path: Path):
         check_bundle(tmp_path)
     with pytest.raises(MissingInputError, match="CXR_png"):
         check_bundle(tmp_path / "CXR_png")
-
-
-def test_a_changed_file_is_known_by_its_hash_though_it_decodes(tmp_path: Path):
-    bundle = write_bundle(tmp_path / "bundle")
-    request = {"source": "kaggle", "location": "someone/lungs", "options": {}}
-    record = record_path(tmp_path, request)
-    assert recorded_hashes(record) == {}
-    record_arrival(record, request, whole_hashes(check_bundle(bundle, CASES)))
-    known = recorded_hashes(record)
-    assert len(known) == 6
-    write_image(bundle / "masks" / "MCUCXR_0001_0.png", (48, 40), 254)
-    arrival = check_bundle(bundle, CASES)
-    changed = changed_files(arrival, known)
-    assert changed == ["masks/MCUCXR_0001_0.png"]
-    with pytest.raises(DownloadError, match=r"masks/MCUCXR_0001_0\.png: not the file") as caught:
-        require_whole(mark_changed(arrival, changed))
-    assert "OVERWRITE" in caught.value.advice
-
-
-def test_a_record_is_one_request_s_and_written_only_where_it_changes(tmp_path: Path):
-    requests = [
-        {"source": source, "location": place, "options": {}}
-        for source, place in (("zip", "/a"), ("zip", "/b"), ("folder", "/a"))
-    ]
-    paths = [record_path(tmp_path, request) for request in requests]
-    assert len(set(paths)) == 3
-    record_arrival(paths[0], requests[0], {"CXR_png/a.png": "1"})
-    before = paths[0].stat()
-    record_arrival(paths[0], requests[0], {"CXR_png/a.png": "1"})
-    assert paths[0].stat().st_ino == before.st_ino
-    record_arrival(paths[0], requests[0], {"CXR_png/a.png": "2"})
-    assert recorded_hashes(paths[0]) == {"CXR_png/a.png": "2"}
-    paths[0].write_text("{")
-    with pytest.raises(LungsegError, match=r"Delete it"):
-        recorded_hashes(paths[0])
-
-
-def test_the_stamp_follows_the_bundle_s_own_files_alone(tmp_path: Path):
-    bundle = write_bundle(tmp_path)
-    stamp = stamp_of_bundle(bundle)
-    (bundle / "fetched.json").touch()
-    (bundle / "test").mkdir()
-    (bundle / "test" / "a.png").touch()
-    assert stamp_of_bundle(bundle) == stamp
-    (bundle / "masks" / "MCUCXR_0001_0.png").unlink()
-    assert stamp_of_bundle(bundle) != stamp

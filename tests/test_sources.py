@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import shutil
 import sys
 import types
@@ -9,20 +8,20 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from lungseg_utils.acquire import download, mendeley, sources
-from lungseg_utils.acquire.arrival import check_bundle, stamp_of_bundle
-from lungseg_utils.acquire.download import parse_drive_location, stamp_of_files
-from lungseg_utils.acquire.source_request import DRIVE_FOLDER, KAGGLE_HANDLE, SOURCES
-from lungseg_utils.acquire.sources import ensure_raw, fetch
+from lungseg_utils.acquire import download, sources
+from lungseg_utils.acquire.arrival import recorded_hashes
+from lungseg_utils.acquire.download import parse_drive_location
+from lungseg_utils.acquire.sources import DRIVE_FOLDER, HOSTS, KAGGLE_HANDLE, ensure_raw, fetch
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
-from lungseg_utils.files.records import read_json
+from lungseg_utils.files.records import file_sha256, read_json
 from lungseg_utils.workspace import Workspace
+from tests.bundles import SMALL_SIZES, cut_short, write_image
+from tests.bundles import write_small_bundle as write_bundle
 
-IDS = ("CHNCXR_0001_0", "CHNCXR_0002_0")
+FIRST, SECOND, _ = SMALL_SIZES
+IMAGE, MASK = f"CXR_png/{SECOND}.png", f"masks/{FIRST}_mask.png"
 FILE_LINK = "https://drive.google.com/file/d/1AbCdEfGhIjKlMnOp/view?usp=sharing"
 
 
@@ -31,32 +30,34 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "workspace", tmp_path / "scratch")
 
 
-def write_bundle(folder: Path, ids: tuple[str, ...] = IDS) -> Path:
-    """A bundle of tiny images that decode, one mask each."""
-    for place, suffix in (("CXR_png", ".png"), ("masks", "_mask.png")):
-        (folder / place).mkdir(parents=True)
-        for number, image_id in enumerate(ids):
-            pixels = np.full((8, 8), number, np.uint8)
-            Image.fromarray(pixels).save(folder / place / f"{image_id}{suffix}")
-    (folder / "ClinicalReadings").mkdir()
-    (folder / "ClinicalReadings" / f"{ids[0]}.txt").write_text("male 45yrs\nnormal")
-    return folder
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """A bundle in a zip file, in a folder of its own there."""
+    write_bundle(tmp_path / "in" / "Lung Segmentation")
+    return pack(tmp_path / "in", tmp_path / "b.zip")
 
 
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
+def pack(folder: Path, archive: Path) -> Path:
+    return Path(shutil.make_archive(str(archive.with_suffix("")), "zip", folder))
 
 
-def pack(bundle: Path, archive: Path) -> Path:
-    return Path(shutil.make_archive(str(archive.with_suffix("")), "zip", bundle))
+def change(path: Path) -> None:
+    """Another image of the same size, as good as the first."""
+    write_image(path, SMALL_SIZES[path.stem.removesuffix("_mask")], 99)
 
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, **functions) -> None:
     monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(**functions))
 
 
-def forbid(*arguments, **keywords) -> None:
-    raise AssertionError("nothing should have been fetched")
+def failing(error: Exception):
+    def fail(*arguments, **keywords):
+        raise error
+
+    return fail
+
+
+forbid = failing(AssertionError("nothing should have been fetched"))
 
 
 class FakeKaggle:
@@ -71,7 +72,6 @@ class FakeKaggle:
             shutil.rmtree(self.cache, ignore_errors=True)
             write_bundle(self.cache / "Lung Segmentation")
             write_bundle(self.cache / "data" / "Lung Segmentation")
-            (self.cache / "Lung Segmentation" / "test").mkdir()
         return str(self.cache)
 
 
@@ -82,74 +82,88 @@ def kaggle(tmp_path: Path, monkeypatch) -> FakeKaggle:
     return fake
 
 
+def times_read(monkeypatch) -> list:
+    """Grows by an entry whenever a bundle's files are read."""
+    read: list[tuple] = []
+    check = sources.check_bundle
+    monkeypatch.setattr(sources, "check_bundle", lambda *given: read.append(given) or check(*given))
+    return read
+
+
 # --- folder
 
 
 def test_a_folder_is_used_where_it_lies(tmp_path: Path, workspace: Workspace, capsys):
     bundle = write_bundle(tmp_path / "mine" / "Lung Segmentation")
-    assert fetch("folder", workspace, str(tmp_path / "mine")) == bundle
-    assert ensure_raw(workspace) == bundle
-    assert not workspace.raw.exists()
-    assert "2 X-rays, 2 lung masks and 1 readings" in capsys.readouterr().out
-    record = read_json(workspace.source_record)
-    assert record == {
+    assert fetch("folder", workspace, str(tmp_path / "mine")) == ensure_raw(workspace) == bundle
+    assert list(workspace.raw.iterdir()) == []
+    assert "3 X-rays, 3 lung masks and 0 readings" in capsys.readouterr().out
+    assert read_json(workspace.source_record) == {
         "source": "folder",
         "location": str(tmp_path / "mine"),
         "options": {},
-        "files": stamp_of_bundle(bundle),
     }
 
 
-@pytest.mark.parametrize("text", ["{", "{}"])
-def test_a_damaged_record_of_the_source_is_explained(tmp_path: Path, workspace: Workspace, text):
+@pytest.mark.parametrize("text", ["{", "{}", "5"])
+def test_a_damaged_record_is_explained_and_overwritten(tmp_path: Path, workspace, text: str):
     bundle = write_bundle(tmp_path / "mine")
     fetch("folder", workspace, str(bundle))
-    workspace.source_record.write_text(text)
-    with pytest.raises(LungsegError, match=r"source\.json(.|\n)*02_download_and_pair"):
-        ensure_raw(workspace)
-    fetch("folder", workspace, str(bundle))
-    assert ensure_raw(workspace) == bundle
+    [record] = workspace.downloads.glob("arrival-*.json")
+    for path in (workspace.source_record, record):
+        path.write_text(text)
+        with pytest.raises(LungsegError, match=rf"{path.name}(.|\n)*02_download_and_pair"):
+            ensure_raw(workspace)
+        fetch("folder", workspace, str(bundle), overwrite=True)
+        assert ensure_raw(workspace) == bundle
 
 
-def test_a_folder_is_decoded_again_only_where_its_files_changed(
+def test_a_folder_is_read_again_only_where_its_files_changed(
     tmp_path: Path, workspace: Workspace, monkeypatch
 ):
     bundle = write_bundle(tmp_path / "mine" / "Lung Segmentation")
-    decoded: list[tuple] = []
-    monkeypatch.setattr(
-        sources, "check_bundle", lambda *given: decoded.append(given) or check_bundle(*given)
-    )
+    read = times_read(monkeypatch)
 
-    def times_decoded(**options) -> int:
-        decoded.clear()
+    def count(**options) -> int:
+        read.clear()
         assert fetch("folder", workspace, str(tmp_path / "mine"), **options) == bundle
-        return len(decoded)
+        return len(read)
 
-    assert [times_decoded(), times_decoded(), times_decoded(overwrite=True)] == [1, 0, 1]
+    assert [count(), count(), count(overwrite=True)] == [1, 0, 1]
     # What lies beside the bundle, such as all else on a Drive, is not looked at.
     (tmp_path / "mine" / "notes.txt").touch()
-    assert times_decoded() == 0
-    (bundle / "masks" / "CHNCXR_0001_0_mask.png").unlink()
-    assert [times_decoded(), times_decoded()] == [1, 0]
-    cut_short(bundle / "CXR_png" / "CHNCXR_0002_0.png")
+    assert count() == 0
+    (bundle / MASK).unlink()
+    assert [count(), count()] == [1, 0]
+    cut_short(bundle / IMAGE)
     for _ in range(2):
-        with pytest.raises(DownloadError, match="CHNCXR_0002_0"):
+        with pytest.raises(DownloadError, match=SECOND):
             fetch("folder", workspace, str(tmp_path / "mine"))
 
 
-def test_the_stamp_of_files_follows_names_sizes_and_times(tmp_path: Path):
-    file = tmp_path / "set" / "a" / "x.png"
-    file.parent.mkdir(parents=True)
-    stamps = []
-    for content, time in (("12", 1), ("123", 1), ("123", 2)):
-        file.write_text(content)
-        os.utime(file, (time, time))
-        stamps += [stamp_of_files(tmp_path / "set"), stamp_of_files(file)]
-    file.rename(file.with_name("y.png"))
-    stamps.append(stamp_of_files(tmp_path / "set"))
-    assert len(set(stamps)) == 7
-    (tmp_path / "set").rename(tmp_path / "moved")
-    assert stamp_of_files(tmp_path / "moved") == stamps[-1]
+def test_own_files_may_change_but_it_is_said(tmp_path: Path, workspace: Workspace, capsys):
+    bundle = write_bundle(tmp_path / "mine")
+    fetch("folder", workspace, str(bundle))
+    change(bundle / IMAGE)
+    (bundle / MASK).unlink()
+    fetch("folder", workspace, str(bundle))
+    told = capsys.readouterr().out
+    assert f"Not as they arrived first (2): {IMAGE}, {MASK} (gone)" in told
+    fetch("folder", workspace, str(bundle), overwrite=True)
+    assert "Not as" not in capsys.readouterr().out
+
+
+def test_hashes_are_known_as_long_as_the_files_are_as_they_came(tmp_path: Path, workspace):
+    bundle = write_bundle(tmp_path / "mine")
+    assert recorded_hashes(workspace, bundle) == {}
+    fetch("folder", workspace, str(bundle))
+    known = recorded_hashes(workspace, bundle)
+    assert known == {
+        path.relative_to(bundle).as_posix(): file_sha256(path) for path in bundle.rglob("*.png")
+    }
+    assert recorded_hashes(workspace, tmp_path) == {}
+    change(bundle / IMAGE)
+    assert recorded_hashes(workspace, bundle) == {}
 
 
 def test_a_relative_folder_is_found_from_another_folder(tmp_path: Path, workspace, monkeypatch):
@@ -171,7 +185,7 @@ def test_a_folder_or_zip_file_that_is_not_there_is_a_missing_input(
 
 def test_a_folder_without_a_bundle_shows_what_is_there(tmp_path: Path, workspace: Workspace):
     (tmp_path / "mine" / "holiday pictures").mkdir(parents=True)
-    with pytest.raises(DownloadError, match="holiday pictures"):
+    with pytest.raises(MissingInputError, match="holiday pictures"):
         fetch("folder", workspace, str(tmp_path / "mine"))
     assert not workspace.source_record.exists()
 
@@ -182,83 +196,38 @@ def test_a_folder_without_a_bundle_shows_what_is_there(tmp_path: Path, workspace
 def test_kaggle_is_used_in_its_cache_and_its_second_copy_is_not(workspace: Workspace, kaggle):
     bundle = fetch("kaggle", workspace)
     assert bundle == kaggle.cache / "Lung Segmentation"
-    assert kaggle.calls == [(KAGGLE_HANDLE, False)]
     assert fetch("kaggle", workspace) == ensure_raw(workspace) == bundle
-    assert len(kaggle.calls) == 1
-
-
-def test_a_fresh_machine_fetches_again(workspace: Workspace, kaggle):
-    fetch("kaggle", workspace)
-    shutil.rmtree(workspace.scratch)
-    shutil.rmtree(kaggle.cache)
-    assert ensure_raw(workspace) == kaggle.cache / "Lung Segmentation"
-    assert len(kaggle.calls) == 2
-
-
-def test_an_emptied_cache_is_filled_again(workspace: Workspace, kaggle):
-    fetch("kaggle", workspace)
+    assert kaggle.calls == [(KAGGLE_HANDLE, False)]
     shutil.rmtree(kaggle.cache)
     assert (ensure_raw(workspace) / "CXR_png").is_dir()
-
-
-def test_overwriting_reaches_kaggle(workspace: Workspace, kaggle):
-    fetch("kaggle", workspace)
     fetch("kaggle", workspace, overwrite=True)
-    assert kaggle.calls[1] == (KAGGLE_HANDLE, True)
-
-
-def test_another_data_set_is_another_request(workspace: Workspace, kaggle):
-    fetch("kaggle", workspace)
     fetch("kaggle", workspace, "someone/lungs")
-    assert [handle for handle, _ in kaggle.calls] == [KAGGLE_HANDLE, "someone/lungs"]
+    assert kaggle.calls[2:] == [(KAGGLE_HANDLE, True), ("someone/lungs", False)]
 
 
-def change(path: Path) -> None:
-    """Another image of the same size, as good as the first."""
-    Image.fromarray(np.full((8, 8), 99, np.uint8)).save(path)
-
-
-def test_a_file_that_changed_since_its_first_arrival_is_named(workspace: Workspace, kaggle):
+def test_a_fresh_machine_fetches_again_and_names_what_changed(workspace: Workspace, kaggle):
     bundle = fetch("kaggle", workspace)
     shutil.rmtree(workspace.scratch)
-    change(bundle / "CXR_png" / "CHNCXR_0002_0.png")
+    assert ensure_raw(workspace) == bundle
+    change(bundle / IMAGE)
     for _ in range(2):
-        with pytest.raises(DownloadError, match=r"CXR_png/CHNCXR_0002_0\.png: not the file that"):
+        with pytest.raises(DownloadError, match=rf"{IMAGE}: not the file that") as caught:
             ensure_raw(workspace)
+        assert "OVERWRITE" in caught.value.advice
     # Taken as it is now, and compared with that from here on.
     assert fetch("kaggle", workspace, overwrite=True) == bundle
-    change(bundle / "masks" / "CHNCXR_0001_0_mask.png")
-    with pytest.raises(DownloadError, match="1 damaged"):
-        ensure_raw(workspace)
-
-
-def test_a_file_that_is_gone_since_its_first_arrival_is_named(workspace: Workspace, kaggle):
-    bundle = fetch("kaggle", workspace)
-    (bundle / "masks" / "CHNCXR_0001_0_mask.png").unlink()
-    with pytest.raises(DownloadError, match=r"1 files gone: masks/CHNCXR_0001_0_mask\.png"):
+    (bundle / MASK).unlink()
+    with pytest.raises(DownloadError, match=rf"1 files gone: {MASK}"):
         ensure_raw(workspace)
     assert fetch("kaggle", workspace, overwrite=True) == bundle
-
-
-def test_a_web_page_among_kaggles_files_is_explained(workspace: Workspace, kaggle):
-    bundle = write_bundle(kaggle.cache / "Lung Segmentation")
-    page = "<!doctype html><title>Sign in</title><input type=password>"
-    (bundle / "CXR_png" / "CHNCXR_0002_0.png").write_text(page)
-    with pytest.raises(DownloadError, match="a login page, titled 'Sign in'"):
-        fetch("kaggle", workspace)
 
 
 def test_kaggles_failure_is_passed_on_with_advice(workspace: Workspace, monkeypatch):
-    def fail(*arguments, **keywords):
-        raise ConnectionError("no route to host")
-
+    fail = failing(ConnectionError("no route to host"))
     install(monkeypatch, "kagglehub", dataset_download=fail)
     with pytest.raises(DownloadError, match="ConnectionError: no route to host"):
         fetch("kaggle", workspace)
     assert list(workspace.raw.iterdir()) == []
-
-
-def test_a_missing_package_is_named(workspace: Workspace, monkeypatch):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     with pytest.raises(DownloadError, match="pip install kagglehub"):
         fetch("kaggle", workspace)
@@ -267,43 +236,14 @@ def test_a_missing_package_is_named(workspace: Workspace, monkeypatch):
 # --- zip
 
 
-def test_a_zip_is_unpacked_once(tmp_path: Path, workspace: Workspace, monkeypatch):
-    archive = pack(write_bundle(tmp_path / "in" / "Lung Segmentation").parent, tmp_path / "b.zip")
+def test_a_zip_is_unpacked_once(archive: Path, workspace: Workspace, monkeypatch):
     bundle = fetch("zip", workspace, str(archive))
     assert bundle == workspace.raw / "zip" / "Lung Segmentation"
-    assert {path.name for path in (bundle / "CXR_png").iterdir()} == {f"{i}.png" for i in IDS}
+    assert {path.stem for path in (bundle / "CXR_png").iterdir()} == set(SMALL_SIZES)
     assert [path.name for path in workspace.raw.iterdir()] == ["zip"]
-    monkeypatch.setattr("lungseg_utils.acquire.sources.unpack_zip", forbid)
+    monkeypatch.setattr(sources, "unpack_zip", forbid)
     assert fetch("zip", workspace, str(archive)) == ensure_raw(workspace) == bundle
-
-
-def test_a_changed_zip_is_unpacked_again(tmp_path: Path, workspace: Workspace):
-    archive = pack(write_bundle(tmp_path / "in"), tmp_path / "b.zip")
-    fetch("zip", workspace, str(archive))
-    archive.unlink()
-    pack(write_bundle(tmp_path / "other", ("CHNCXR_0005_0",)), archive)
-    bundle = fetch("zip", workspace, str(archive))
-    assert [path.name for path in (bundle / "CXR_png").iterdir()] == ["CHNCXR_0005_0.png"]
-    assert [path.name for path in workspace.raw.iterdir()] == ["zip"]
-
-
-def test_own_files_may_change_but_it_is_said(tmp_path: Path, workspace: Workspace, capsys):
-    bundle = write_bundle(tmp_path / "mine")
-    fetch("folder", workspace, str(bundle))
-    change(bundle / "CXR_png" / "CHNCXR_0002_0.png")
-    (bundle / "masks" / "CHNCXR_0001_0_mask.png").unlink()
-    capsys.readouterr()
-    fetch("folder", workspace, str(bundle))
-    told = capsys.readouterr().out
-    assert "Not as they arrived first (2): CXR_png/CHNCXR_0002_0.png, " in told
-    assert "masks/CHNCXR_0001_0_mask.png (gone)" in told
-    fetch("folder", workspace, str(bundle), overwrite=True)
-    assert "Not as" not in capsys.readouterr().out
-
-
-def test_what_was_unpacked_outlives_its_zip(tmp_path: Path, workspace: Workspace):
-    archive = pack(write_bundle(tmp_path / "in"), tmp_path / "b.zip")
-    bundle = fetch("zip", workspace, str(archive))
+    # What was unpacked outlives its archive, as long as it is there itself.
     archive.unlink()
     assert ensure_raw(workspace) == bundle
     shutil.rmtree(workspace.scratch)
@@ -311,33 +251,46 @@ def test_what_was_unpacked_outlives_its_zip(tmp_path: Path, workspace: Workspace
         ensure_raw(workspace)
 
 
-def test_a_damaged_image_keeps_the_bundle_out(tmp_path: Path, workspace: Workspace):
-    bundle = write_bundle(tmp_path / "in")
-    cut_short(bundle / "masks" / "CHNCXR_0002_0_mask.png")
-    archive = pack(bundle, tmp_path / "b.zip")
-    with pytest.raises(DownloadError, match=r"masks/CHNCXR_0002_0_mask\.png") as caught:
-        fetch("zip", workspace, str(archive))
-    assert "1 damaged" in caught.value.received
-    assert list(workspace.raw.iterdir()) == []
-    assert not workspace.source_record.exists()
+def test_a_changed_zip_is_unpacked_again(tmp_path: Path, archive: Path, workspace: Workspace):
+    fetch("zip", workspace, str(archive))
+    (tmp_path / "in" / "Lung Segmentation" / IMAGE).unlink()
+    pack(tmp_path / "in", archive)
+    bundle = fetch("zip", workspace, str(archive))
+    assert not (bundle / IMAGE).exists()
+    assert [path.name for path in workspace.raw.iterdir()] == ["zip"]
 
 
-def test_a_failed_replacement_keeps_the_former_bundle(tmp_path: Path, workspace: Workspace):
-    good = pack(write_bundle(tmp_path / "in"), tmp_path / "good.zip")
-    bundle = fetch("zip", workspace, str(good))
-    (tmp_path / "bad.zip").write_bytes(good.read_bytes()[:200])
-    with pytest.raises(DownloadError, match=r"bad\.zip"):
-        fetch("zip", workspace, str(tmp_path / "bad.zip"))
-    assert ensure_raw(workspace) == bundle
-    assert len(list((bundle / "CXR_png").iterdir())) == 2
-
-
-def test_a_zip_that_leads_out_is_refused(tmp_path: Path, workspace: Workspace):
-    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
-        archive.writestr("../../escaped.png", b"")
-    with pytest.raises(DownloadError, match="stay inside"):
-        fetch("zip", workspace, str(tmp_path / "b.zip"))
+@pytest.mark.parametrize("spoilt", ["an image", "the archive", "a name"])
+def test_what_is_not_whole_leaves_the_former_bundle(tmp_path, archive, workspace, spoilt: str):
+    former = fetch("zip", workspace, str(archive))
+    bad = tmp_path / "bad.zip"
+    cut_short(tmp_path / "in" / "Lung Segmentation" / MASK)
+    pack(tmp_path / "in", bad)
+    if spoilt == "the archive":
+        bad.write_bytes(bad.read_bytes()[:200])
+    elif spoilt == "a name":
+        with zipfile.ZipFile(bad, "a") as opened:
+            opened.writestr("../../escaped.png", b"")
+    message = {"an image": MASK, "the archive": r"bad\.zip", "a name": "stay inside"}[spoilt]
+    with pytest.raises(DownloadError, match=message):
+        fetch("zip", workspace, str(bad))
+    assert ensure_raw(workspace) == former and len(list((former / "CXR_png").iterdir())) == 3
+    assert [path.name for path in workspace.raw.iterdir()] == ["zip"]
     assert not list(tmp_path.rglob("escaped.png"))
+
+
+def test_a_second_source_lies_beside_the_first(archive: Path, workspace: Workspace, kaggle):
+    first = fetch("zip", workspace, str(archive))
+    fetch("kaggle", workspace)
+    assert ensure_raw(workspace) == kaggle.cache / "Lung Segmentation"
+    assert fetch("zip", workspace, str(archive)) == first == ensure_raw(workspace)
+
+
+def test_what_another_workspace_put_into_a_common_scratch_is_not_taken(tmp_path, workspace):
+    fetch("phantom", workspace, count=8, size=48)
+    other = Workspace(tmp_path / "other", workspace.scratch)
+    fetch("phantom", other, count=9, size=48)
+    assert len(list((ensure_raw(workspace) / "CXR_png").iterdir())) == 8
 
 
 # --- drive
@@ -368,67 +321,36 @@ def test_what_is_no_drive_link_is_refused(location: str, workspace: Workspace):
         fetch("drive", workspace, location)
 
 
-def test_a_drive_folder(workspace: Workspace, monkeypatch):
+def test_a_drive_folder(archive: Path, workspace: Workspace, monkeypatch):
+    """With the bundle in it, or an archive of it."""
     calls = []
 
     def download_folder(url=None, id=None, output=None, quiet=False):
         calls.append(id)
-        write_bundle(Path(output) / "Lung Segmentation")
-        return [str(path) for path in Path(output).rglob("*.png")]
+        if id == DRIVE_FOLDER:
+            return [str(write_bundle(Path(output) / "Lung Segmentation"))]
+        return [shutil.copy(archive, Path(output) / "x.zip")]
 
     install(monkeypatch, "gdown", download_folder=download_folder)
-    bundle = fetch("drive", workspace)
-    assert bundle == workspace.raw / "drive" / "Lung Segmentation"
-    assert fetch("drive", workspace) == bundle
-    assert calls == [DRIVE_FOLDER]
-
-
-def test_archives_in_a_drive_folder_are_unpacked(tmp_path: Path, workspace, monkeypatch):
-    archive = pack(write_bundle(tmp_path / "in"), tmp_path / "b.zip")
-
-    def download_folder(url=None, id=None, output=None, quiet=False):
-        return [shutil.copy(archive, Path(output) / "Lung Segmentation.zip")]
-
-    install(monkeypatch, "gdown", download_folder=download_folder)
-    bundle = fetch("drive", workspace, "https://drive.google.com/drive/folders/1AbCdEfGhIjKlMnOp")
-    assert bundle == workspace.raw / "drive" / "Lung Segmentation"
+    assert fetch("drive", workspace) == workspace.raw / "drive" / "Lung Segmentation"
+    assert fetch("drive", workspace) == workspace.raw / "drive" / "Lung Segmentation"
+    link = "https://drive.google.com/drive/folders/1AbCdEfGhIjKlMnOp"
+    assert fetch("drive", workspace, link) == workspace.raw / "drive" / "x" / "Lung Segmentation"
     assert not list(workspace.raw.rglob("*.zip"))
+    assert calls == [DRIVE_FOLDER, "1AbCdEfGhIjKlMnOp"]
 
 
-def test_a_zip_on_drive_is_kept_and_not_fetched_again(tmp_path: Path, workspace, monkeypatch):
-    archive = pack(write_bundle(tmp_path / "in"), tmp_path / "b.zip")
-
+def test_a_zip_on_drive_is_kept_and_not_fetched_again(archive: Path, workspace, monkeypatch):
     def download(url=None, output=None, quiet=False, id=None):
         assert id == "1AbCdEfGhIjKlMnOp"
         return shutil.copy(archive, output)
 
     install(monkeypatch, "gdown", download=download)
     bundle = fetch("drive", workspace, FILE_LINK)
-    assert (workspace.downloads / "drive-1AbCdEfGhIjKlMnOp.zip").is_file()
     install(monkeypatch, "gdown", download=forbid)
     shutil.rmtree(workspace.scratch)
-    assert ensure_raw(workspace) == bundle == workspace.raw / "drive"
-
-
-def test_drives_web_page_in_place_of_a_zip_is_not_kept(tmp_path: Path, workspace, monkeypatch):
-    def download(url=None, output=None, quiet=False, id=None):
-        Path(output).write_text("<html>Quota exceeded</html>")
-        return output
-
-    install(monkeypatch, "gdown", download=download)
-    with pytest.raises(DownloadError, match="quota is used up") as caught:
-        fetch("drive", workspace, FILE_LINK)
-    assert "Wait" in caught.value.advice
-    assert not list(workspace.downloads.iterdir())
-    archive = pack(write_bundle(tmp_path / "in"), tmp_path / "b.zip")
-    install(monkeypatch, "gdown", download=lambda id, output: shutil.copy(archive, output))
-    assert fetch("drive", workspace, FILE_LINK) == workspace.raw / "drive"
-
-
-def test_a_failed_second_download_keeps_the_zip_of_the_first(tmp_path, workspace, monkeypatch):
-    archive = pack(write_bundle(tmp_path / "in"), tmp_path / "b.zip")
-    install(monkeypatch, "gdown", download=lambda id, output: shutil.copy(archive, output))
-    fetch("drive", workspace, FILE_LINK)
+    assert ensure_raw(workspace) == bundle
+    # Where another download fails, that of the first is kept.
     install(monkeypatch, "gdown", download=lambda id, output: None)
     with pytest.raises(DownloadError):
         fetch("drive", workspace, FILE_LINK, overwrite=True)
@@ -436,7 +358,21 @@ def test_a_failed_second_download_keeps_the_zip_of_the_first(tmp_path, workspace
     assert kept.read_bytes() == archive.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["CXR_png/CHNCXR_0001_0.png", "Lung Segmentation.zip"])
+def test_drives_web_page_in_place_of_a_zip_is_not_kept(archive: Path, workspace, monkeypatch):
+    def download(url=None, output=None, quiet=False, id=None):
+        Path(output).write_text("<html>Quota exceeded</html>")
+        return output
+
+    install(monkeypatch, "gdown", download=download)
+    with pytest.raises(DownloadError, match=r"page|quota") as caught:
+        fetch("drive", workspace, FILE_LINK)
+    assert "SOURCE" in caught.value.advice
+    assert not list(workspace.downloads.iterdir())
+    install(monkeypatch, "gdown", download=lambda id, output: shutil.copy(archive, output))
+    assert fetch("drive", workspace, FILE_LINK).is_relative_to(workspace.raw / "drive")
+
+
+@pytest.mark.parametrize("name", [IMAGE, "Lung Segmentation.zip"])
 def test_a_web_page_in_a_drive_folder_is_explained(workspace, monkeypatch, name: str):
     def download_folder(id=None, output=None):
         write_bundle(Path(output))
@@ -444,14 +380,13 @@ def test_a_web_page_in_a_drive_folder_is_explained(workspace, monkeypatch, name:
         return [output]
 
     install(monkeypatch, "gdown", download_folder=download_folder)
-    with pytest.raises(DownloadError, match="quota is used up") as caught:
+    with pytest.raises(DownloadError, match=r"page|quota") as caught:
         fetch("drive", workspace)
-    assert "Wait" in caught.value.advice
+    assert "SOURCE" in caught.value.advice
     assert list(workspace.raw.iterdir()) == []
 
 
-def test_archives_of_a_drive_folder_share_one_limit(tmp_path: Path, workspace, monkeypatch):
-    archive = pack(write_bundle(tmp_path / "in"), tmp_path / "b.zip")
+def test_archives_of_a_drive_folder_share_one_limit(tmp_path, archive, workspace, monkeypatch):
     unpacked = sum(path.stat().st_size for path in (tmp_path / "in").rglob("*.*"))
 
     def download_folder(id=None, output=None):
@@ -463,45 +398,22 @@ def test_archives_of_a_drive_folder_share_one_limit(tmp_path: Path, workspace, m
         fetch("drive", workspace)
 
 
+@pytest.mark.parametrize("location", ["", FILE_LINK])
 @pytest.mark.parametrize(
     ("reason", "advice"),
     [
+        ("", "Check how it is shared"),  # gdown 5 says nothing and returns None
         ("FolderContentsMaximumLimitError: has more than 50 files", "pip install --upgrade gdown"),
         ("Too many users have viewed or downloaded this file recently", "quota is used up: wait"),
         ("Cannot retrieve the public link of the file", "Check how it is shared"),
     ],
 )
-def test_gdowns_failures_are_told_apart(workspace, monkeypatch, reason: str, advice: str):
-    def fail(id, output):
-        raise RuntimeError(reason)
-
-    install(monkeypatch, "gdown", download_folder=fail)
-    with pytest.raises(DownloadError) as caught:
-        fetch("drive", workspace)
-    assert reason in caught.value.received and advice in caught.value.advice
-
-
-def test_gdown_5_still_has_the_limit_that_is_explained():
-    gdown = pytest.importorskip("gdown")
-    if int(gdown.__version__.split(".")[0]) > 5:
-        pytest.skip("gdown 6 fetches folders of any size")
-    from gdown.exceptions import FolderContentsMaximumLimitError
-
-    assert "MaximumLimit" in FolderContentsMaximumLimitError.__name__
-
-
-@pytest.mark.parametrize("version", [5, 6])
-@pytest.mark.parametrize("location", ["", FILE_LINK])
-def test_gdowns_failure_in_both_versions(workspace, monkeypatch, version: int, location: str):
-    def fail(id, output):
-        if version == 5:
-            return None
-        raise RuntimeError("too many accesses")
-
+def test_gdowns_failures_are_told_apart(workspace, monkeypatch, location, reason, advice: str):
+    fail = failing(RuntimeError(reason)) if reason else lambda id, output: None
     install(monkeypatch, "gdown", download=fail, download_folder=fail)
-    reason = "could not fetch" if version == 5 else "RuntimeError: too many accesses"
-    with pytest.raises(DownloadError, match=reason):
+    with pytest.raises(DownloadError) as caught:
         fetch("drive", workspace, location)
+    assert (reason or "could not fetch") in caught.value.received and advice in caught.value.advice
     assert list(workspace.raw.iterdir()) == []
 
 
@@ -512,28 +424,61 @@ def test_the_installed_gdown_and_kagglehub_take_what_is_passed():
     for function in (gdown.download, gdown.download_folder):
         inspect.signature(function).bind(id="x", output="y")
     inspect.signature(kagglehub.dataset_download).bind(KAGGLE_HANDLE, force_download=True)
+    if int(gdown.__version__.split(".")[0]) == 5:
+        from gdown.exceptions import FolderContentsMaximumLimitError
+
+        # The limit that is explained.
+        assert "MaximumLimit" in FolderContentsMaximumLimitError.__name__
 
 
-# --- mendeley
+# --- mendeley, nlm
 
 
 def test_mendeley_is_fetched_once_and_its_archive_anew_with_overwriting(workspace, monkeypatch):
     found = []
 
     def download_mendeley(folder: Path, downloads: Path) -> None:
-        archive = downloads / mendeley.ARCHIVE_NAME
+        archive = downloads / sources.ARCHIVE_NAME
         found.append(archive.exists())
         downloads.mkdir(parents=True, exist_ok=True)
         archive.touch()
         write_bundle(folder)
 
-    monkeypatch.setattr(mendeley, "download_mendeley", download_mendeley)
+    monkeypatch.setattr(sources, "download_mendeley", download_mendeley)
     bundle = fetch("mendeley", workspace)
     assert bundle == fetch("mendeley", workspace) == workspace.raw / "mendeley"
     shutil.rmtree(workspace.scratch)
     ensure_raw(workspace)
     fetch("mendeley", workspace, overwrite=True)
     assert found == [False, True, False]
+
+
+def test_what_nlm_gave_before_it_broke_off_is_kept_unless_damaged(workspace, monkeypatch):
+    asked = []
+
+    def download_nlm(folder: Path, have=()) -> None:
+        asked.append(sorted(path.stem for path in folder.rglob("*.png")))
+        if not asked[-1]:
+            write_bundle(folder)
+            (folder / IMAGE).unlink()
+            raise DownloadError("NLM answers.", "503", "Try later.")
+        write_image(folder / IMAGE, SMALL_SIZES[SECOND])
+        if len(asked) == 2:
+            cut_short(folder / IMAGE)
+
+    monkeypatch.setattr(sources, "download_nlm", download_nlm)
+    with pytest.raises(DownloadError, match="503"):
+        fetch("nlm", workspace)
+    with pytest.raises(DownloadError, match=IMAGE):
+        fetch("nlm", workspace)
+    assert fetch("nlm", workspace) == workspace.raw / "nlm"
+    assert [len(names) for names in asked] == [0, 5, 5]
+    # So is what lies there without a record of how it came.
+    for record in workspace.downloads.glob("arrival-*.json"):
+        record.unlink()
+    assert fetch("nlm", workspace) == workspace.raw / "nlm"
+    assert len(asked[3]) == 6
+    assert [path.name for path in workspace.raw.iterdir()] == ["nlm"]
 
 
 # --- phantom
@@ -543,43 +488,41 @@ def test_the_phantom_is_written_once_for_the_same_options(workspace: Workspace, 
     options = {"count": 8, "size": 64, "unlabelled": 1}
     bundle = fetch("phantom", workspace, **options)
     assert bundle == workspace.raw / "phantom"
-    assert len(list((bundle / "CXR_png").iterdir())) == 8
     recorded = read_json(workspace.source_record)["options"]
     assert recorded == {**options, "seed": 0, "separate_masks": False}
     images = {path.name: path.read_bytes() for path in (bundle / "CXR_png").iterdir()}
-    written = (bundle / "fetched.json").stat().st_mtime_ns
+    assert len(images) == 8
+    read = times_read(monkeypatch)
     assert fetch("phantom", workspace, **options, seed=0) == bundle
-    assert (bundle / "fetched.json").stat().st_mtime_ns == written
+    assert read == []
     shutil.rmtree(workspace.scratch)
     ensure_raw(workspace)
     assert {path.name: path.read_bytes() for path in (bundle / "CXR_png").iterdir()} == images
-
-
-def test_other_options_write_another_phantom(workspace: Workspace):
-    fetch("phantom", workspace, count=8, size=64)
-    bundle = fetch("phantom", workspace, count=9, size=64)
+    fetch("phantom", workspace, count=9, size=64)
     assert len(list((bundle / "CXR_png").iterdir())) == 9
-
-
-def test_an_unknown_option_is_refused(workspace: Workspace):
-    with pytest.raises(LungsegError, match="count, seed, size"):
-        fetch("phantom", workspace, amount=6)
-    with pytest.raises(LungsegError, match="takes no options"):
-        fetch("kaggle", workspace, count=6)
 
 
 # --- all
 
 
-def test_an_unknown_source_is_refused(workspace: Workspace):
-    with pytest.raises(LungsegError, match=", ".join(SOURCES)):
-        fetch("mendely", workspace)
-
-
-@pytest.mark.parametrize("source", ["folder", "zip"])
-def test_a_path_is_needed(workspace: Workspace, source: str):
-    with pytest.raises(LungsegError, match="needs a location"):
-        fetch(source, workspace)
+@pytest.mark.parametrize(
+    ("source", "location", "options", "message"),
+    [
+        ("mendely", "", {}, ", ".join(HOSTS)),
+        ("kaggle+", "", {}, "SOURCE is one of"),
+        ("kaggle+phantom", "", {}, "stay apart"),
+        ("nlm+nlm", "", {}, "different ones"),
+        ("folder", "", {}, "needs a location"),
+        ("zip+nlm", "", {}, "needs a location"),
+        ("kaggle+nlm", ";http://x", {}, "no location"),
+        ("kaggle+nlm", "a;b;c", {}, "no location"),
+        ("phantom", "", {"amount": 6}, "count, seed, size"),
+        ("kaggle", "", {"count": 6}, "none"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(workspace, source, location, options, message: str):
+    with pytest.raises(LungsegError, match=message):
+        fetch(source, workspace, location, **options)
 
 
 def test_without_a_record_the_notebook_to_run_is_named(workspace: Workspace):
@@ -587,9 +530,14 @@ def test_without_a_record_the_notebook_to_run_is_named(workspace: Workspace):
         ensure_raw(workspace)
 
 
-def test_a_second_source_lies_beside_the_first(tmp_path: Path, workspace: Workspace, kaggle):
-    archive = pack(write_bundle(tmp_path / "in"), tmp_path / "b.zip")
-    first = fetch("zip", workspace, str(archive))
-    fetch("kaggle", workspace)
-    assert ensure_raw(workspace) == kaggle.cache / "Lung Segmentation"
-    assert fetch("zip", workspace, str(archive)) == first == ensure_raw(workspace)
+@pytest.mark.parametrize("source", ["folder", "zip"])
+def test_a_workspace_of_before_goes_on(tmp_path: Path, archive: Path, workspace, source: str):
+    """Its records said less: SHA-256 in `downloads`, the rest beside the bundle."""
+    place = {"folder": tmp_path / "in", "zip": archive}[source]
+    bundle = fetch(source, workspace, str(place))
+    [path] = workspace.downloads.glob("arrival-*.json")
+    old = {key: read_json(path)[key] for key in ("request", "recorded", "sha256")}
+    path.write_text(str(old).replace("'", '"'))
+    assert ensure_raw(workspace) == bundle
+    assert read_json(path)["sha256"] == old["sha256"]
+    assert recorded_hashes(workspace, bundle) == old["sha256"]

@@ -19,7 +19,7 @@ from lungseg_utils.bundle import (
     MaskFiles,
     find_bundle,
     find_masks,
-    list_images,
+    list_bundle_images,
 )
 from lungseg_utils.errors import ImageFileError, LungsegError, ManifestError
 from lungseg_utils.files.images import FORMATS
@@ -66,7 +66,7 @@ def build_manifest(bundle: Path | str, known: Path | str | None = None) -> list[
     """
     bundle = find_bundle(bundle)
     masks, rows = find_masks(bundle), {case.image_id: case for case in load_manifest(known)}
-    images = list_images(bundle / IMAGE_FOLDER)
+    images = list_bundle_images(bundle / IMAGE_FOLDER)
     cases = [_describe(image, bundle, masks, rows.get(image.stem)) for image in images]
     published = defaultdict(set)
     for case in cases:

@@ -1,12 +1,14 @@
-"""What arrived: every file hashed and decoded once, its size compared with the manifest's."""
+"""What arrived: every file hashed and decoded once, its size compared with the manifest's.
+
+One record a bundle, `downloads/arrival-<source>-<digest>.json`, outlives the machine: the SHA-256
+of each file at its first arrival, where the bundle lies, and by what its files are known again.
+"""
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import io
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,22 +16,28 @@ from tqdm.contrib.concurrent import thread_map
 
 from lungseg_utils.acquire.web_pages import looks_like_web_page, web_page_error
 from lungseg_utils.bundle import (
+    BUNDLE_SUFFIXES,
     IMAGE_FOLDER,
     LEFT_MASK_FOLDER,
     MASK_FOLDER,
     READINGS_FOLDER,
     RIGHT_MASK_FOLDER,
-    SUFFIXES,
+    Size,
+    compare_sizes,
     find_bundle,
-    list_images,
+    list_files,
+    load_cases,
 )
-from lungseg_utils.errors import DownloadError, LungsegError, shortened
-from lungseg_utils.files.records import digest_of, file_sha256, read_json, write_json
-from lungseg_utils.manifest import MANIFEST_NAME, Case, load_manifest
+from lungseg_utils.errors import DownloadError, shortened
+from lungseg_utils.files.records import digest_of, require_record
+from lungseg_utils.manifest import Case
+from lungseg_utils.workspace import Workspace
 
 # The largest X-rays here have 20 MB; what is far above is not read into memory.
 _LARGEST_FILE = 500 * 10**6
-_LUNG_MASK_FOLDERS = (LEFT_MASK_FOLDER, RIGHT_MASK_FOLDER)
+# The user's own folders and zip files may change; what others publish should not.
+OWN_HOSTS = ("folder", "zip")
+_PNG_END = b"IEND\xaeB`\x82"
 _FETCH_AGAIN = (
     "Fetch the bundle again with OVERWRITE, replace these files, or add a source that has them, "
     "such as SOURCE='kaggle+nlm'."
@@ -43,14 +51,14 @@ class ArrivedFile:
     """A file of a bundle, read once.
 
     Args:
-        sha256: Of its bytes, 64 hexadecimal digits.
+        sha256: Of its bytes, 64 hexadecimal digits; empty where it was not read.
         size: Width and height in pixels; None for a text, or where the image is damaged.
         damage: Why it cannot be used; empty where it can.
         advice: What to do about the damage, where more is known than to fetch it again.
     """
 
     sha256: str
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     damage: str = ""
     advice: str = ""
 
@@ -78,13 +86,27 @@ class Arrival:
         """Files that cannot be used, and why."""
         return {name: file.damage for name, file in self.files.items() if file.damage}
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of the files that can be used, by name."""
+        return {name: file.sha256 for name, file in self.files.items() if not file.damage}
+
     def count(self, *folders: str) -> int:
         """Number of files in some of the bundle's folders."""
         return sum(name.rpartition("/")[0] in folders for name in self.files)
 
+    def without(self, changed: Sequence[str]) -> Arrival:
+        """Count files as damaged that are not what they were when they first arrived."""
+        marked = {
+            name: replace(self.files[name], damage=_CHANGED_REASON, advice=_CHANGED)
+            for name in changed
+            if not self.files[name].damage
+        }
+        return replace(self, files={**self.files, **marked})
+
     def summary(self) -> str:
         """Counts and sizes in one line, and one more for the files of an odd size."""
-        single = self.count(*_LUNG_MASK_FOLDERS)
+        single = self.count(LEFT_MASK_FOLDER, RIGHT_MASK_FOLDER)
         counts = f"{self.count(IMAGE_FOLDER)} X-rays, {self.count(MASK_FOLDER)} lung masks"
         counts += f", {single} masks of single lungs" if single else ""
         decoded = (
@@ -122,28 +144,12 @@ def check_bundle(folder: Path | str, manifest: Sequence[Case] | None = None) -> 
             "Fetch it again, or choose another SOURCE.",
         )
     read = thread_map(
-        lambda name: _read_once(bundle, name), names, desc="Checking files", unit="file"
+        lambda name: _read_once(bundle / name), names, desc="Checking files", unit="file"
     )
     files = dict(zip(names, read, strict=True))
-    own = bundle / MANIFEST_NAME
-    cases = load_manifest(own if own.is_file() else None) if manifest is None else manifest
-    resized, odd_sizes = _compare_sizes(files, cases)
-    return Arrival(bundle, files, resized, odd_sizes)
-
-
-def list_files(bundle: Path) -> list[str]:
-    """Names of a bundle's X-rays, masks, readings and own manifest, relative to it."""
-    folders = (IMAGE_FOLDER, MASK_FOLDER, *_LUNG_MASK_FOLDERS)
-    paths = [path for folder in folders for path in list_images(bundle / folder)]
-    paths += sorted((bundle / READINGS_FOLDER).glob("[!.]*.txt"))
-    paths += [path for path in [bundle / MANIFEST_NAME] if path.is_file()]
-    return [path.relative_to(bundle).as_posix() for path in paths]
-
-
-def stamp_of_bundle(bundle: Path) -> str:
-    """Digest of names, sizes and times: tells without reading them whether files changed."""
-    states = [(name, (bundle / name).stat()) for name in list_files(bundle)]
-    return digest_of([[name, state.st_size, state.st_mtime_ns] for name, state in states])
+    cases = load_cases(bundle) if manifest is None else manifest
+    sizes = {name: file.size for name, file in files.items() if file.size}
+    return Arrival(bundle, files, *compare_sizes(sizes, cases))
 
 
 def require_whole(arrival: Arrival) -> None:
@@ -163,91 +169,136 @@ def require_whole(arrival: Arrival) -> None:
     )
 
 
-def record_path(downloads: Path, request: Mapping[str, object]) -> Path:
-    """Where the SHA-256 of a request's files lie: one record a source and location."""
-    return downloads / f"arrival-{request['source']}-{digest_of(request)[:8]}.json"
+# --- The record
 
 
-def recorded_hashes(record: Path) -> dict[str, str]:
-    """SHA-256 by file name as recorded at first arrival; empty where nothing was recorded.
+def stamp_of_bundle(bundle: Path) -> str:
+    """Digest of names, sizes and times: tells without reading them whether files changed."""
+    states = [(name, (bundle / name).stat()) for name in list_files(bundle)]
+    return digest_of([[name, state.st_size, state.st_mtime_ns] for name, state in states])
+
+
+def arrival_record(workspace: Workspace, request: Mapping[str, object]) -> Path:
+    """Where the record of a request's bundle lies: one a source and location."""
+    return workspace.downloads / f"arrival-{request['source']}-{digest_of(request)[:8]}.json"
+
+
+def read_arrival(path: Path) -> dict:
+    """Read the record of a bundle; empty where nothing was recorded.
+
+    Returns:
+        `sha256` by name; and, where this code wrote it, `bundle` (relative to `raw` if it lies
+        there), `files` (its stamp), `origin` (stamps of what it was read from) and `failed`
+        (sources that could not be asked).
 
     Raises:
         LungsegError: The record is damaged.
     """
-    if not record.is_file():
+    if not path.is_file():
         return {}
-    try:
-        return dict(read_json(record)["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise LungsegError(
-            "The record of first arrival must be readable.",
-            f"{record} ({type(error).__name__}: {error})",
-            "Delete it: the files that are there will be recorded anew.",
-        ) from error
+    return require_record(
+        path,
+        ("sha256",),
+        "The record of first arrival is whole.",
+        "Run notebook 02_download_and_pair with OVERWRITE: the files are recorded as they are now.",
+    )
 
 
-def record_arrival(
-    record: Path,
-    request: Mapping[str, object],
-    hashes: dict[str, str],
-    origins: Mapping[str, object] | None = None,
-) -> None:
-    """Record the SHA-256 of whole files; nothing is written where it is recorded already.
+def read_request(workspace: Workspace) -> dict:
+    """Read what was fetched last: `source`, `location` and `options`.
+
+    Raises:
+        LungsegError: The record of it is damaged.
+    """
+    keys = ("source", "location", "options")
+    record = require_record(
+        workspace.source_record,
+        keys,
+        "The record of where the X-rays come from is whole.",
+        "Run notebook 02_download_and_pair, with the same WORKSPACE.",
+    )
+    return {key: record[key] for key in keys}
+
+
+def recorded_hashes(workspace: Workspace, bundle: Path) -> dict[str, str]:
+    """SHA-256 of a bundle's files as they are, known without reading them.
 
     Args:
-        record: The file, as named by `record_path`.
-        request: What was fetched.
-        hashes: By file name.
-        origins: Of several sources, which gave what.
+        workspace: The bundle was fetched into it.
+        bundle: The folder that holds `CXR_png`.
+
+    Returns:
+        By name, such as `CXR_png/MCUCXR_0001_0.png`. Empty where the bundle is not the one that
+        was fetched last, or where any of its files has another name, size or time since.
+
+    Raises:
+        LungsegError: A record is damaged.
     """
-    if origins is None and recorded_hashes(record) == hashes:
-        return
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    content = {"request": dict(request), "recorded": now, "sha256": hashes}
-    write_json(record, content | ({"origins": dict(origins)} if origins else {}))
+    if not workspace.source_record.is_file():
+        return {}
+    record = read_arrival(arrival_record(workspace, read_request(workspace)))
+    if "files" not in record or (workspace.raw / record["bundle"]) != bundle:
+        return {}
+    return record["sha256"] if stamp_of_bundle(bundle) == record["files"] else {}
 
 
-def whole_hashes(arrival: Arrival) -> dict[str, str]:
-    """SHA-256 of the files that can be used, by name."""
-    return {name: file.sha256 for name, file in arrival.files.items() if not file.damage}
+def find_fetched(workspace: Workspace, request: dict, complete: bool = True) -> Path | None:
+    """Find a request's bundle, unless its files or what they were read from changed.
+
+    Args:
+        workspace: Where to look.
+        request: What is asked for.
+        complete: Refuse a bundle of several sources of which some could not be asked.
+
+    Raises:
+        LungsegError: The record is damaged.
+    """
+    record = read_arrival(arrival_record(workspace, request))
+    if "files" not in record or (complete and record["failed"]):
+        return None
+    bundle = workspace.raw / record["bundle"]
+    # What was unpacked outlives its archive.
+    changed = record["origin"] | stamp_origins(request) != record["origin"]
+    return None if changed or stamp_of_bundle(bundle) != record["files"] else bundle
 
 
-def changed_files(arrival: Arrival, hashes: Mapping[str, str]) -> list[str]:
-    """Files whose bytes are others than recorded."""
-    found = arrival.files
-    return [name for name in hashes if name in found and found[name].sha256 != hashes[name]]
+def stamp_origins(request: dict) -> dict[str, str]:
+    """State of the user's folders and zip files that a request names, of those that are there."""
+    sources = request["source"].split("+")
+    places = request["location"].split(";", len(sources) - 1)
+    stamps = {}
+    for place in (p for source, p in zip(sources, places, strict=True) if source in OWN_HOSTS):
+        if Path(place).is_file():
+            state = Path(place).stat()
+            stamps[place] = digest_of([state.st_size, int(state.st_mtime)])
+        elif Path(place).is_dir():
+            stamps[place] = stamp_of_bundle(find_bundle(place))
+    return stamps
 
 
-def mark_changed(arrival: Arrival, names: Sequence[str]) -> Arrival:
-    """Count files as damaged that are not what they were when they first arrived."""
-    changed = {
-        name: replace(arrival.files[name], damage=_CHANGED_REASON, advice=_CHANGED)
-        for name in names
-        if not arrival.files[name].damage
-    }
-    return replace(arrival, files={**arrival.files, **changed})
+# --- One file
 
 
-def _read_once(bundle: Path, name: str) -> ArrivedFile:
-    path = bundle / name
+def _read_once(path: Path) -> ArrivedFile:
     try:
         if path.stat().st_size > _LARGEST_FILE:
             damage = f"{path.stat().st_size:,} bytes, more than any X-ray has"
-            return ArrivedFile(file_sha256(path), damage=damage)
+            return ArrivedFile("", damage=damage)
         content = path.read_bytes()
     except OSError as error:
         return ArrivedFile("", damage=f"cannot be read: {error.strerror}")
     sha256 = hashlib.sha256(content).hexdigest()
-    if looks_like_web_page(content):
+    is_image = path.suffix.lower() in BUNDLE_SUFFIXES
+    size, damage = _decode(content) if is_image else (None, "")
+    # Neither an image that decodes nor a text without a tag is a page.
+    suspicious = damage or (not is_image and b"<" in content)
+    if suspicious and looks_like_web_page(content):
         error = web_page_error(content, "the file")
-        return ArrivedFile(sha256, damage=error.received, advice=error.advice)
-    if path.suffix.lower() not in SUFFIXES:
-        return ArrivedFile(sha256)
-    size, damage = _decode(content)
+        return ArrivedFile(sha256, None, error.received, error.advice)
     return ArrivedFile(sha256, size, damage)
 
 
-def _decode(content: bytes) -> tuple[tuple[int, int] | None, str]:
+def _decode(content: bytes) -> tuple[Size | None, str]:
     """Width and height of an image, or why it cannot be decoded."""
     from PIL import Image
 
@@ -257,8 +308,10 @@ def _decode(content: bytes) -> tuple[tuple[int, int] | None, str]:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > PIXEL_LIMIT:
                 return None, f"{image.width} × {image.height} pixels, more than any X-ray has"
-            # Checksums first: the decoder is content with a PNG whose end is cut off.
+            # A PNG's checksums, without decoding: the decoder asks neither for them nor the end.
             image.verify()
+            if image.format == "PNG" and _PNG_END not in content:
+                return None, "cut off at its end"
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             image.load()
             return image.size, ""
@@ -266,77 +319,3 @@ def _decode(content: bytes) -> tuple[tuple[int, int] | None, str]:
     except Exception as error:
         reason = "no image" if type(error).__name__ == "UnidentifiedImageError" else str(error)
         return None, f"{type(error).__name__}: {reason}" if content else "an empty file"
-
-
-def _compare_sizes(
-    files: Mapping[str, ArrivedFile], cases: Sequence[Case]
-) -> tuple[str, dict[str, str]]:
-    """How the bundle was resized, and what has another size than the rest lets expect."""
-    originals = {case.image_id: (case.original_width, case.original_height) for case in cases}
-    x_rays = {Path(n).stem: (n, f.size) for n, f in files.items() if f.size and _is_image(n)}
-    known = {image_id: size for image_id, (_, size) in x_rays.items() if image_id in originals}
-    resized, fits = _recognise_resizing({key: (known[key], originals[key]) for key in known})
-    odd = {
-        x_rays[image_id][0]: f"{_text(known[image_id])}, as published {_text(originals[image_id])}"
-        for image_id in known
-        if image_id not in fits
-    }
-    for name, file in files.items():
-        image_id = Path(name).stem.removesuffix("_mask")
-        size = x_rays[image_id][1] if image_id in x_rays else file.size
-        if file.size and not _is_image(name) and file.size != size:
-            odd[name] = f"{_text(file.size)}, its X-ray {_text(size)}"
-    return resized, odd
-
-
-def _recognise_resizing(
-    sizes: Mapping[str, tuple[tuple[int, int], tuple[int, int]]],
-) -> tuple[str, set[str]]:
-    """What was done to most of the images, given their sizes and those of the originals.
-
-    Returns:
-        The resizing in words, empty where most have the originals' sizes; and the ids that fit.
-    """
-    same = {image_id for image_id, (size, original) in sizes.items() if size == original}
-    if 2 * len(same) > len(sizes):
-        return "", same
-    ways = []
-    for describe in (_as_fixed_size, _by_longer_side, _by_shorter_side, _by_factor):
-        labels = {image_id: describe(*pair) for image_id, pair in sizes.items()}
-        counts = Counter(label for label in labels.values() if label is not None)
-        ways += [(count, label, labels) for label, count in counts.most_common(1)]
-    # Of two that hold for as many, the first, which says more.
-    count, label, labels = max(ways, key=lambda way: way[0], default=(0, "", {}))
-    if 2 * count > len(sizes):
-        return label, {image_id for image_id in labels if labels[image_id] == label}
-    return "", same
-
-
-def _as_fixed_size(size: tuple[int, int], original: tuple[int, int]) -> str | None:
-    return _text(size)
-
-
-def _in_proportion(
-    label: Callable[[tuple[int, int], tuple[int, int]], str],
-) -> Callable[[tuple[int, int], tuple[int, int]], str | None]:
-    def describe(size: tuple[int, int], original: tuple[int, int]) -> str | None:
-        # Each side may be rounded by up to a pixel.
-        difference = abs(size[0] * original[1] - size[1] * original[0])
-        return label(size, original) if difference <= max(original) else None
-
-    return describe
-
-
-_by_longer_side = _in_proportion(lambda size, _: f"{max(size)} pixels along the longer side")
-_by_shorter_side = _in_proportion(lambda size, _: f"{min(size)} pixels along the shorter side")
-_by_factor = _in_proportion(
-    lambda size, original: f"{round(100 * max(size) / max(original))} % of their size"
-)
-
-
-def _is_image(name: str) -> bool:
-    return name.startswith(f"{IMAGE_FOLDER}/")
-
-
-def _text(size: tuple[int, int]) -> str:
-    return f"{size[0]} × {size[1]}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lungseg_utils.acquire.archives import unpack_zip
 from lungseg_utils.acquire.transfer import download_file
-from lungseg_utils.bundle import IMAGE_FOLDER, MASK_FOLDER, SUFFIXES
+from lungseg_utils.bundle import BUNDLE_SUFFIXES, IMAGE_FOLDER, MASK_FOLDER
 from lungseg_utils.errors import DownloadError, compress_ranges, shortened
 from lungseg_utils.manifest import Case, load_manifest
 
@@ -102,7 +102,7 @@ def _is_wanted(name: str) -> bool:
     path = Path(name.lower())
     # A whole part of the path: the title of the data set, in the names of folders, may list sets.
     sets = {Path(part).stem for part in path.parts}
-    return _OTHER_SET not in sets and path.suffix in {*SUFFIXES, ".zip"}
+    return _OTHER_SET not in sets and path.suffix in {*BUNDLE_SUFFIXES, ".zip"}
 
 
 def _is_sound(archive: Path) -> bool:
@@ -122,7 +122,7 @@ def _find_files(unpacked: Path, cases: Sequence[Case]) -> dict[str, Path]:
         stem = path.stem.lower()
         case = known.get(stem.removesuffix("_mask"))
         # A "._" file beside each comes from a Mac and is none of them.
-        if case is None or path.suffix.lower() not in SUFFIXES or "__MACOSX" in path.parts:
+        if case is None or path.suffix.lower() not in BUNDLE_SUFFIXES or "__MACOSX" in path.parts:
             continue
         above = [part.lower() for part in path.relative_to(unpacked).parts[:-1]]
         is_mask = stem.endswith("_mask") or any(part.startswith("mask") for part in above)

@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
+import datetime
+import inspect
 import shutil
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from lungseg_utils.acquire import combining, raw_bundles
 from lungseg_utils.acquire.archives import unpack_zip
 from lungseg_utils.acquire.arrival import (
+    OWN_HOSTS,
     Arrival,
-    changed_files,
+    arrival_record,
     check_bundle,
-    mark_changed,
-    record_arrival,
-    record_path,
-    recorded_hashes,
+    find_fetched,
+    read_arrival,
+    read_request,
     require_whole,
     stamp_of_bundle,
-    whole_hashes,
+    stamp_origins,
 )
-from lungseg_utils.acquire.combining import Part
-from lungseg_utils.acquire.download import download_from_drive, download_from_kaggle
-from lungseg_utils.acquire.source_request import OWN_SOURCES, describe_requests, join_requests
-from lungseg_utils.bundle import find_bundle
+from lungseg_utils.acquire.download import (
+    download_from_drive,
+    download_from_kaggle,
+    parse_drive_location,
+)
+from lungseg_utils.acquire.gaps import collect_parts, put_together
+from lungseg_utils.acquire.mendeley import ARCHIVE_NAME, download_mendeley
+from lungseg_utils.acquire.nlm import download_nlm
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError, shortened
-from lungseg_utils.files.records import digest_of, remove_partial, require_record, write_json
+from lungseg_utils.files.records import publish_folder, remove_partial, write_json
 from lungseg_utils.files.storage import explained, hold
-from lungseg_utils.manifest import MANIFEST_NAME, Case, load_manifest
+from lungseg_utils.manifest import Case
 from lungseg_utils.workspace import Workspace
 
-_MOUNT = "Correct the path. In Colab, run notebook 01_mount_drive first."
-_FETCH_AGAIN = "Run notebook 02_download_and_pair, with the same WORKSPACE."
+KAGGLE_HANDLE = "nikhilpandey360/chest-xray-masks-and-labels"
+DRIVE_FOLDER = "1NC0nT80PNzv0XpYiR5OuHaN5TM8-sF_h"
+# Every source and its usual location; None where it has one place and takes none.
+HOSTS = {
+    "kaggle": KAGGLE_HANDLE,
+    "drive": DRIVE_FOLDER,
+    "nlm": None,
+    "mendeley": None,
+    "folder": "",
+    "zip": "",
+    "phantom": "",
+}
+# What came of hundreds of files is worth keeping when the connection breaks.
+_RESUMED = "nlm"
 
 
 def fetch(
@@ -53,7 +69,8 @@ def fetch(
             Drive folder, or a zip file there. `nlm`: the originals, file by file. `mendeley`:
             the set of Mendeley Data. `folder`: a bundle on this machine, used where it lies.
             `zip`: a packed bundle, such as one on the mounted Drive. `phantom`: synthetic X-rays.
-            Several, such as `kaggle+nlm`: later ones fill what earlier ones lack or have damaged.
+            Several, such as `kaggle+nlm`: later ones give the cases that earlier ones lack or
+            have damaged.
         workspace: Bundles are put into its `raw` folder.
         location: Another data set's handle for `kaggle`; a folder's id or link, or a zip file's
             link, for `drive`; the path for `folder` and `zip`. For several sources one each,
@@ -65,23 +82,25 @@ def fetch(
         The bundle: the folder that holds `CXR_png`.
 
     Raises:
-        LungsegError: The source, the location or an option is unknown.
+        LungsegError: The source, the location or an option is unknown, or a record is damaged.
         MissingInputError: The folder or the zip file is not there.
         DownloadError: The source cannot be fetched, what arrived is not whole, or a file is not
             what it was at its first arrival. Of several sources: none of them.
     """
-    requests = describe_requests(source, str(location), phantom_options)
+    requests = _describe_requests(source, str(location), phantom_options)
+    request = _join(requests)
     workspace.scratch.mkdir(parents=True, exist_ok=True)
     with hold(workspace.raw, "fetching X-rays"), explained(workspace.raw):
         remove_partial(workspace.downloads)
-        if len(requests) > 1:
-            return _fetch_several(requests, workspace, overwrite)
-        [request] = requests
-        if request["source"] == "folder":
-            return _use_folder(request, workspace, overwrite)
-        bundle = None if overwrite else raw_bundles.find_fetched(workspace.raw, request)
+        bundle = None if overwrite else find_fetched(workspace, request)
         if bundle is None:
-            bundle = _fetch_into_raw(request, workspace, overwrite).folder
+            try:
+                if len(requests) > 1:
+                    bundle = _fetch_several(requests, workspace, overwrite)
+                else:
+                    bundle = _fetch_one(request, workspace, overwrite)
+            finally:
+                _remove_partial_bundles(workspace.raw)
         write_json(workspace.source_record, request)
         return bundle
 
@@ -101,284 +120,231 @@ def ensure_raw(workspace: Workspace) -> Path:
         raise MissingInputError(
             "The workspace knows where its X-rays come from.",
             f"no file {workspace.source_record}",
-            _FETCH_AGAIN,
+            "Run notebook 02_download_and_pair, with the same WORKSPACE.",
         )
-    keys = ("source", "location", "options")
-    rule = "The record of where the X-rays come from is whole."
-    request = require_record(workspace.source_record, keys, rule, _FETCH_AGAIN)
-    source, location, options = (request[key] for key in keys)
-    if source == "folder":
-        return find_bundle(location)
-    if len(describe_requests(source, location, options)) > 1:
-        # A source that could not be reached then is asked again by notebook 02 alone.
-        bundle = raw_bundles.find_fetched(workspace.raw, request, whole=False)
-        if bundle is not None:
-            return bundle
-    return fetch(source, workspace, location, **options)
+    request = read_request(workspace)
+    # Of several sources, one that could not be reached then is asked again by notebook 02 alone.
+    bundle = find_fetched(workspace, request, complete=False)
+    if bundle is not None:
+        return bundle
+    return fetch(request["source"], workspace, request["location"], **request["options"])
+
+
+# --- What is asked for
+
+
+def _describe_requests(source: str, location: str, options: dict) -> list[dict]:
+    """Check what is asked for; a request a source, as the records hold it."""
+    names = [name.strip() for name in source.split("+")]
+    mixed = len(names) > 1 and "phantom" in names
+    if mixed or not HOSTS.keys() >= set(names) or len({*names}) < len(names):
+        raise LungsegError(
+            f"SOURCE is one of {', '.join(HOSTS)}, or several joined by '+': different ones, and "
+            "without 'phantom', because synthetic X-rays stay apart from real ones.",
+            repr(source),
+            "Correct the name.",
+        )
+    places = location.split(";", len(names) - 1)
+    places += [""] * (len(names) - len(places))
+    return [
+        {
+            "source": name,
+            "location": _complete_location(name, place.strip()),
+            "options": _complete_options(name, options),
+        }
+        for name, place in zip(names, places, strict=True)
+    ]
+
+
+def _complete_location(source: str, location: str) -> str:
+    usual = HOSTS[source]
+    if usual is None and location:
+        raise LungsegError(
+            f"SOURCE={source!r} has one place, and takes no location.",
+            repr(location),
+            "Leave LOCATION empty.",
+        )
+    if source in OWN_HOSTS and not location:
+        raise LungsegError(
+            f"SOURCE={source!r} needs a location.",
+            "an empty one",
+            "Pass the path of the bundle's folder or zip file.",
+        )
+    location = location or usual or ""
+    if source == "drive":
+        parse_drive_location(location)
+    return str(Path(location).expanduser().resolve()) if source in OWN_HOSTS else location
+
+
+def _complete_options(source: str, options: dict) -> dict:
+    """The phantom's options with the defaults filled in, so that the record says all of them."""
+    known = {}
+    if source == "phantom":
+        from lungseg_utils.phantom.sets import write_phantom_bundle
+
+        _, *parameters = inspect.signature(write_phantom_bundle).parameters.values()
+        known = {each.name: each.default for each in parameters}
+    if unknown := options.keys() - known.keys():
+        raise LungsegError(
+            f"Options of SOURCE={source!r} are {', '.join(known) or 'none'}.",
+            ", ".join(sorted(unknown)),
+            "Leave them out or correct them; only SOURCE='phantom' takes options.",
+        )
+    return known | options
+
+
+def _join(requests: Sequence[dict]) -> dict:
+    """One request for all; `_describe_requests` takes it apart again."""
+    return {
+        "source": "+".join(request["source"] for request in requests),
+        "location": ";".join(request["location"] for request in requests),
+        "options": requests[0]["options"],
+    }
 
 
 # --- One source
 
 
-def _use_folder(request: dict, workspace: Workspace, overwrite: bool) -> Path:
-    """The bundle where it lies; read again only where its files have changed."""
-    place = _own_folder(request)
-    bundle = raw_bundles.find_bundle_or_none(place)
-    record = {**request, "files": stamp_of_bundle(bundle)} if bundle else request
-    if bundle is None or overwrite or raw_bundles.read_record(workspace.source_record) != record:
-        arrival = _receive(place, request, workspace, overwrite)
-        require_whole(arrival)
-        write_json(workspace.source_record, record)
-        return arrival.folder
+def _publish(workspace: Workspace, request: dict, folder: Path, record: dict) -> Path:
+    """Give a bundle that was fetched its final place, and record it; returns that place."""
+    partial, place = _partial_of(workspace, request["source"]), str(folder)
+    if folder.is_relative_to(partial):
+        place = (Path(request["source"]) / folder.relative_to(partial)).as_posix()
+        publish_folder(partial, workspace.raw / request["source"])
+    bundle = workspace.raw / place
+    state = {"bundle": place, "files": stamp_of_bundle(bundle), "failed": []}
+    _record(workspace, request, state | record)
     return bundle
 
 
-def _own_folder(request: dict) -> Path:
-    folder = Path(request["location"])
-    if not folder.is_dir():
-        raise MissingInputError("The folder must be there.", f"no folder {folder}", _MOUNT)
-    return folder
+def _record(workspace: Workspace, request: dict, record: dict) -> None:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    content = {**record, "request": request, "recorded": now}
+    write_json(arrival_record(workspace, request), content)
 
 
-def _fetch_into_raw(
-    request: dict,
-    workspace: Workspace,
-    overwrite: bool,
-    have: Collection[str] | None = None,
-    cases: Sequence[Case] | None = None,
-) -> Arrival:
-    """Fetch under a temporary name, check, and rename.
-
-    Args:
-        request: What to fetch.
-        workspace: Where to.
-        overwrite: Fetch again what is there.
-        have: None where this is the only source and its bundle has to be whole; else the files
-            that earlier sources have brought.
-        cases: The manifest; None for the bundle's own, else the project's.
-    """
-    final = workspace.raw / request["source"]
-    partial = workspace.raw / f".partial-{request['source']}"
-    # What came of hundreds of files is worth keeping when the connection breaks.
-    resumes = request["source"] == "nlm"
-    if overwrite or not resumes:
-        shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True, exist_ok=True)
-    try:
-        if resumes and not overwrite:
-            raw_bundles.reuse_files(final, partial, request)
-        stamps = raw_bundles.origin_stamps(request)
-        filled = _FETCHERS[request["source"]](request, partial, workspace, overwrite, have or ())
-        arrival = _receive(filled, request, workspace, overwrite, have is not None, cases)
-        if have is None:
-            _remove_damaged(arrival, resumes)
-            require_whole(arrival)
-    except BaseException:
-        if not resumes:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    record = {
-        **request,
-        "origin": stamps,
-        "have": digest_of(sorted(have or ())),
-        "wanting": sorted(arrival.damaged),
-    }
-    return replace(arrival, folder=raw_bundles.publish(partial, final, arrival.folder, record))
+def _partial_of(workspace: Workspace, source: str) -> Path:
+    return workspace.raw / f".partial-{source}"
 
 
-def _remove_damaged(arrival: Arrival, resumes: bool) -> None:
-    """Make room for another attempt at the damaged files of a source that resumes."""
-    for name in arrival.damaged if resumes else ():
-        (arrival.folder / name).unlink(missing_ok=True)
-
-
-def _receive(
-    folder: Path,
-    request: dict,
-    workspace: Workspace,
-    overwrite: bool,
-    some: bool = False,
-    cases: Sequence[Case] | None = None,
-) -> Arrival:
-    """Read every file once, compare with the first arrival, record and say what came.
-
-    Args:
-        folder: Holds the bundle.
-        request: What was asked for.
-        workspace: Its `downloads` hold the records.
-        overwrite: Take the files as they are now.
-        some: Whether other sources may have what is not there.
-        cases: As for `check_bundle`.
-
-    Returns:
-        The bundle; a published file that is another than the first time counts as damaged.
-    """
-    arrival = _check(folder, cases)
-    path = record_path(workspace.downloads, request)
-    known = {} if overwrite else recorded_hashes(path)
-    changed = changed_files(arrival, known)
-    gone = [] if some else [name for name in known if name not in arrival.files]
-    if request["source"] in OWN_SOURCES:
-        if changed or gone:
-            names = shortened([*changed, *(f"{name} (gone)" for name in gone)])
-            print(f"Not as they arrived first ({len(changed) + len(gone)}): {', '.join(names)}")
-        known = {}
-    elif gone:
+def _fetch_one(request: dict, workspace: Workspace, overwrite: bool) -> Path:
+    record = {} if overwrite else read_arrival(arrival_record(workspace, request))
+    known, origin = record.get("sha256", {}), stamp_origins(request)
+    final, partial = workspace.raw / request["source"], _partial_of(workspace, request["source"])
+    if request["source"] == _RESUMED and final.is_dir() and not (overwrite or partial.exists()):
+        # Not as it was recorded: what is sound in it need not be asked for again.
+        final.rename(partial)
+    place = _download(request, workspace, overwrite)
+    arrival = _receive(place, request, known)
+    gone = sorted(set(known) - set(arrival.files))
+    if gone and request["source"] not in OWN_HOSTS:
         raise DownloadError(
             "A source brings what it brought the first time.",
             f"{len(gone)} files gone: {', '.join(shortened(gone))}",
             "Fetch it again later, or from another SOURCE; or set OVERWRITE to take it as it is.",
         )
-    else:
-        arrival = mark_changed(arrival, changed)
-    record_arrival(path, request, whole_hashes(arrival) | known)
+    require_whole(arrival)
+    return _publish(
+        workspace, request, arrival.folder, {"origin": origin, "sha256": arrival.hashes}
+    )
+
+
+def _download(
+    request: dict, workspace: Workspace, overwrite: bool, have: Collection[str] = ()
+) -> Path:
+    """Fetch one source, but for files that others have brought where it can be asked so.
+
+    Returns:
+        A folder that holds the bundle: the source's partial one, or where it is used.
+    """
+    source, location = request["source"], request["location"]
+    folder = _partial_of(workspace, source)
+    if overwrite or source != _RESUMED:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    match source:
+        case "kaggle":
+            return download_from_kaggle(location, overwrite)
+        case "folder":
+            return _require_place(location)
+        case "zip":
+            unpack_zip(_require_place(location), folder)
+        case "drive":
+            download_from_drive(location, folder, workspace.downloads, overwrite)
+        case "nlm":
+            download_nlm(folder, have)
+        case "mendeley":
+            if overwrite:
+                (workspace.downloads / ARCHIVE_NAME).unlink(missing_ok=True)
+            download_mendeley(folder, workspace.downloads)
+        case "phantom":
+            from lungseg_utils.phantom.sets import write_phantom_bundle
+
+            write_phantom_bundle(folder, **request["options"])
+    return folder
+
+
+def _require_place(location: str) -> Path:
+    if not Path(location).exists():
+        raise MissingInputError(
+            "The folder or zip file must be there.",
+            f"no file {location}",
+            "Correct the path. In Colab, run notebook 01_mount_drive first.",
+        )
+    return Path(location)
+
+
+def _receive(
+    place: Path, request: dict, known: dict[str, str], cases: Sequence[Case] | None = None
+) -> Arrival:
+    """Read every file once, compare with the first arrival, and say what came.
+
+    Returns:
+        The bundle; a published file that is another than the first time counts as damaged.
+    """
+    arrival = check_bundle(place, cases)
+    files = arrival.files
+    changed = [name for name in known if name in files and files[name].sha256 != known[name]]
+    if request["source"] not in OWN_HOSTS:
+        arrival = arrival.without(changed)
+    elif not files.keys() >= known.keys() or changed:
+        names = changed + [f"{name} (gone)" for name in known if name not in files]
+        print(f"Not as they arrived first ({len(names)}): {', '.join(shortened(names))}")
     print(arrival.summary())
+    if request["source"] == _RESUMED:
+        for name in arrival.damaged:
+            (arrival.folder / name).unlink(missing_ok=True)  # to be asked for again
     return arrival
-
-
-def _check(folder: Path, cases: Sequence[Case] | None) -> Arrival:
-    try:
-        return check_bundle(folder, cases)
-    except MissingInputError as error:
-        found = sorted(path.name for path in folder.iterdir())[:20] if folder.is_dir() else []
-        raise DownloadError(
-            "What was fetched holds a folder `CXR_png`.",
-            f"{error.received}; there: {', '.join(found) or 'nothing'}",
-            "Choose another SOURCE or location.",
-        ) from error
 
 
 # --- Several sources
 
 
-def _fetch_several(requests: list[dict], workspace: Workspace, overwrite: bool) -> Path:
-    """Fetch source after source until no case is lacking; put the chosen files together."""
-    request = join_requests(requests)
-    bundle = None if overwrite else raw_bundles.find_fetched(workspace.raw, request)
-    if bundle is None:
-        parts, failed = _fetch_parts(requests, workspace, overwrite)
-        bundle = _put_together(parts, failed, request, workspace)
-    write_json(workspace.source_record, request)
-    return bundle
+def _fetch_several(requests: Sequence[dict], workspace: Workspace, overwrite: bool) -> Path:
+    """Fetch source after source until no case is lacking; put the chosen cases together."""
 
+    def bring(part: dict, have: Collection[str], cases: Sequence[Case] | None) -> Arrival:
+        record = {} if overwrite else read_arrival(arrival_record(workspace, part))
+        there = None if overwrite else find_fetched(workspace, part)
+        known = record.get("sha256", {})
+        arrival = _receive(there or _download(part, workspace, overwrite, have), part, known, cases)
+        kept = {} if part["source"] in OWN_HOSTS else known
+        state = record if there else {}
+        _record(workspace, part, state | {"sha256": arrival.hashes | kept})
+        return arrival
 
-def _fetch_parts(
-    requests: list[dict], workspace: Workspace, overwrite: bool
-) -> tuple[list[Part], list[str]]:
-    """What the sources bring, up to the one that leaves nothing lacking; and which failed."""
-    parts: list[Part] = []
-    errors: dict[str, LungsegError] = {}
-    for request in requests:
-        source, have, cases = request["source"], set(), None
-        if parts:
-            cases = _cases_of(parts)
-            choices = combining.choose_files(parts, cases)
-            if not combining.lacking_cases(choices, cases):
-                print(f"Nothing is lacking: {source} is not asked.")
-                break
-            have = combining.files_of_complete(choices)
-        print(f"{source}:")
-        try:
-            parts.append(Part(source, _fetch_part(request, workspace, overwrite, have, cases)))
-        except (DownloadError, MissingInputError) as error:
-            print(f"{source} is left out. {error}")
-            errors[source] = error
-    if not parts:
-        raise next(iter(errors.values()))
-    return parts, list(errors)
-
-
-def _fetch_part(
-    request: dict,
-    workspace: Workspace,
-    overwrite: bool,
-    have: Collection[str],
-    cases: Sequence[Case] | None,
-) -> Arrival:
-    """One of several sources: what is damaged is marked and does not end the fetching."""
-    if request["source"] == "folder":
-        return _receive(_own_folder(request), request, workspace, overwrite, True, cases)
-    # Of the others, a part cannot be asked for.
-    have = have if request["source"] == "nlm" else ()
-    raw = workspace.raw
-    bundle = None if overwrite else raw_bundles.find_fetched(raw, request, have, whole=False)
-    if bundle is not None:
-        return _receive(bundle, request, workspace, overwrite, True, cases)
-    return _fetch_into_raw(request, workspace, overwrite, have, cases)
-
-
-def _put_together(
-    parts: Sequence[Part], failed: list[str], request: dict, workspace: Workspace
-) -> Path:
-    final = workspace.raw / request["source"]
-    partial = workspace.raw / f".partial-{request['source']}"
+    request = _join(requests)
+    origin, partial = stamp_origins(request), _partial_of(workspace, request["source"])
+    parts, cases, failed = collect_parts(requests, bring)
     shutil.rmtree(partial, ignore_errors=True)
-    cases = _cases_of(parts)
-    choices = combining.choose_files(parts, cases)
-    hashes = combining.link_bundle(parts, choices, partial)
-    print(combining.describe(parts, choices, combining.lacking_cases(choices, cases)))
-    origins = combining.origins_of(choices)
-    record_arrival(record_path(workspace.downloads, request), request, hashes, origins)
-    stamps = raw_bundles.origin_stamps(request)
-    record = {**request, "origin": stamps, "have": digest_of([]), "wanting": failed}
-    return raw_bundles.publish(partial, final, partial, {**record, "origins": origins})
+    hashes, origins = put_together(parts, cases, partial)
+    if any(part.source == _RESUMED for part in parts):
+        shutil.rmtree(_partial_of(workspace, _RESUMED), ignore_errors=True)
+    record = {"origin": origin, "failed": failed, "origins": origins, "sha256": hashes}
+    return _publish(workspace, request, partial, record)
 
 
-def _cases_of(parts: Sequence[Part]) -> list[Case]:
-    """The cases of the first source's own manifest where it has one, else the project's."""
-    own = parts[0].arrival.folder / MANIFEST_NAME
-    return load_manifest(own if own.is_file() else None)
-
-
-# --- How each source is fetched
-
-
-def _from_kaggle(request: dict, folder: Path, workspace: Workspace, force: bool, _) -> Path:
-    return download_from_kaggle(request["location"], force)
-
-
-def _from_drive(request: dict, folder: Path, workspace: Workspace, force: bool, _) -> Path:
-    download_from_drive(request["location"], folder, workspace.downloads, force)
-    return folder
-
-
-def _from_nlm(
-    request: dict, folder: Path, workspace: Workspace, force: bool, have: Collection[str]
-) -> Path:
-    from lungseg_utils.acquire.nlm import download_nlm
-
-    download_nlm(folder, have)
-    return folder
-
-
-def _from_mendeley(request: dict, folder: Path, workspace: Workspace, force: bool, _) -> Path:
-    from lungseg_utils.acquire.mendeley import ARCHIVE_NAME, download_mendeley
-
-    if force:
-        (workspace.downloads / ARCHIVE_NAME).unlink(missing_ok=True)
-    download_mendeley(folder, workspace.downloads)
-    return folder
-
-
-def _from_zip(request: dict, folder: Path, workspace: Workspace, force: bool, _) -> Path:
-    archive = Path(request["location"])
-    if not archive.is_file():
-        raise MissingInputError("The zip file must be there.", f"no file {archive}", _MOUNT)
-    unpack_zip(archive, folder)
-    return folder
-
-
-def _write_phantom(request: dict, folder: Path, workspace: Workspace, force: bool, _) -> Path:
-    from lungseg_utils.phantom.sets import write_phantom_bundle
-
-    return write_phantom_bundle(folder, **request["options"])
-
-
-_FETCHERS: dict[str, Callable[[dict, Path, Workspace, bool, Collection[str]], Path]] = {
-    "kaggle": _from_kaggle,
-    "drive": _from_drive,
-    "nlm": _from_nlm,
-    "mendeley": _from_mendeley,
-    "zip": _from_zip,
-    "phantom": _write_phantom,
-}
+def _remove_partial_bundles(raw: Path) -> None:
+    for partial in raw.glob(".partial-*"):
+        if partial.name != f".partial-{_RESUMED}":
+            shutil.rmtree(partial, ignore_errors=True)
