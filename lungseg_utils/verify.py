@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm.contrib.concurrent import thread_map
 
@@ -29,6 +28,8 @@ _AGAIN_02 = (
 )
 _AGAIN_03 = "Delete it and run notebook 03_preprocess_and_stitch again."
 _PREDICT_AGAIN = "Delete it and run the notebook that trained the run: it predicts again."
+# A place, how to read what its files are compared with, and what mends them.
+_Check = tuple[Path, Callable[[], dict[Path, str]], str]
 # In place of a SHA-256: an archive has checksums of its own; or nothing is known of a file.
 _CHECKSUMS, _UNRECORDED = "checksums", "not recorded when it arrived"
 
@@ -90,53 +91,35 @@ def verify_workspace(workspace: Workspace | Path | str) -> Verification:
             f"no folder {workspace.root}",
             "Check the path. In Colab, run notebook 01_mount_drive first.",
         )
-    checks = list(_list_checks(workspace))
-    files = [file for check in checks for file in check.list_files()]
-    faults = thread_map(_find_fault, files, desc="Verifying", unit="file")
-    return Verification(
-        [check.place.relative_to(workspace.root).as_posix() for check in checks],
-        [Damage(f.path, fault, f.remedy) for f, fault in zip(files, faults, strict=True) if fault],
-    )
-
-
-class _File(NamedTuple):
-    """A file, its SHA-256 (or what else is known of it), and what mends it."""
-
-    path: Path
-    expected: str | Exception
-    remedy: str
-
-
-class _Check(NamedTuple):
-    """A place, how to read what its files are compared with, and what mends them."""
-
-    place: Path
-    read: Callable[[], dict[Path, str]]
-    remedy: str
-
-    def list_files(self) -> list[_File]:
-        """The files; where a damaged record cannot be read, the place with the error."""
+    result, files = Verification(), []
+    for place, read, remedy in _list_checks(workspace):
+        result.checked.append(place.relative_to(workspace.root).as_posix())
         try:
-            expected = self.read()
+            expected = read()
         except Exception as error:  # damaged records make readers fail in any way
-            expected = {self.place: error}
-        return [_File(path, known, self.remedy) for path, known in expected.items()]
+            expected = {place: error}
+        files += [(path, known, remedy) for path, known in expected.items()]
+    faults = thread_map(lambda file: _find_fault(*file[:2]), files, desc="Verifying", unit="file")
+    for (path, _, remedy), fault in zip(files, faults, strict=True):
+        if fault:
+            result.damaged.append(Damage(path, fault, remedy))
+    return result
 
 
-def _find_fault(file: _File) -> str:
+def _find_fault(path: Path, expected: str | Exception) -> str:
+    """What is wrong with a file, given its SHA-256 or what else is known of it."""
     try:
-        if isinstance(file.expected, Exception):
-            raise file.expected
-        if not file.path.exists():
+        if isinstance(expected, Exception):
+            raise expected
+        if not path.exists():
             return "gone"
-        if file.expected == _CHECKSUMS:
-            with zipfile.ZipFile(file.path) as archive:
+        if expected == _UNRECORDED:
+            return _UNRECORDED
+        if expected == _CHECKSUMS:
+            with zipfile.ZipFile(path) as archive:
                 bad = archive.testzip()
             return f"{bad} in it is damaged" if bad else ""
-        if file.expected == _UNRECORDED:
-            return _UNRECORDED
-        same = file_sha256(file.path) == file.expected
-        return "" if same else "not as it was written (SHA-256)"
+        return "" if file_sha256(path) == expected else "not as it was written (SHA-256)"
     except Exception as error:  # so do damaged archives
         return f"{type(error).__name__}: {error}"
 
@@ -146,19 +129,19 @@ def _find_fault(file: _File) -> str:
 
 def _list_checks(workspace: Workspace) -> Iterator[_Check]:
     if workspace.source_record.is_file():
-        yield _Check(workspace.source_record, lambda: _raw_files(workspace), _AGAIN_02)
+        yield workspace.source_record, lambda: _raw_files(workspace), _AGAIN_02
     for path in sorted(workspace.downloads.glob("[!.]*.zip")):
         yield _archive(path, "Delete it and run notebook 02_download_and_pair again.")
-    for path in sorted((workspace.root / "prepared").glob("[!.]*")):
-        yield _Check(path, lambda path=path: _prepared_files(path), _AGAIN_03)
+    for path in sorted((workspace.root / "prepared").glob("[!.]*/")):
+        yield path, lambda path=path: _prepared_files(path), _AGAIN_03
     for path in sorted((workspace.root / "stitched").glob("[!.]*.zip")):
         yield _archive(path, _AGAIN_03)
-    for path in sorted(workspace.runs.glob("[!.]*")):
+    for path in sorted(workspace.runs.glob("[!.]*/")):
         yield from _list_run_checks(path)
 
 
 def _archive(path: Path, remedy: str) -> _Check:
-    return _Check(path, lambda: {path: _CHECKSUMS}, remedy)
+    return path, lambda: {path: _CHECKSUMS}, remedy
 
 
 def _raw_files(workspace: Workspace) -> dict[Path, str]:
@@ -180,11 +163,11 @@ def _prepared_files(folder: Path) -> dict[Path, str]:
 
 
 def _list_run_checks(folder: Path) -> Iterator[_Check]:
-    yield _Check(folder / RECORD, lambda: _run_files(folder), train_again(folder))
+    yield folder / RECORD, lambda: _run_files(folder), train_again(folder)
     for path in sorted(set(folder.glob("[!.]*.npz")) - {folder / BEST}):
-        yield _archive(path, "Delete it; with it, a run that is not finished begins anew.")
+        yield _archive(path, "Delete it; a run that is not finished then begins anew.")
     for path in sorted((folder / "predictions").glob("[!.]*.npz")):
-        yield _Check(path, lambda path=path: _prediction(path, folder / BEST), _PREDICT_AGAIN)
+        yield path, lambda path=path: _prediction(path, folder / BEST), _PREDICT_AGAIN
     # A first stage at half the size is a run of its own.
     for path in sorted(folder.glob(f"*/{RECORD}")):
         yield from _list_run_checks(path.parent)

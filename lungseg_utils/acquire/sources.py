@@ -205,7 +205,7 @@ def _join(requests: Sequence[dict]) -> dict:
 # --- One source
 
 
-def _publish(workspace: Workspace, request: dict, folder: Path, record: dict) -> Path:
+def _publish(workspace: Workspace, request: dict, folder: Path, facts: dict) -> Path:
     """Give a bundle that was fetched its final place, and record it; returns that place."""
     partial, place = _partial_of(workspace, request["source"]), str(folder)
     if folder.is_relative_to(partial):
@@ -213,13 +213,13 @@ def _publish(workspace: Workspace, request: dict, folder: Path, record: dict) ->
         publish_folder(partial, workspace.raw / request["source"])
     bundle = workspace.raw / place
     state = {"bundle": place, "files": stamp_of_bundle(bundle), "failed": []}
-    _record(workspace, request, state | record)
+    _record(workspace, request, state | facts)
     return bundle
 
 
-def _record(workspace: Workspace, request: dict, record: dict) -> None:
+def _record(workspace: Workspace, request: dict, facts: dict) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    content = {**record, "request": request, "recorded": now}
+    content = {**facts, "request": request, "recorded": now}
     write_json(arrival_record(workspace, request), content)
 
 
@@ -228,25 +228,24 @@ def _partial_of(workspace: Workspace, source: str) -> Path:
 
 
 def _fetch_one(request: dict, workspace: Workspace, overwrite: bool) -> Path:
-    record = {} if overwrite else read_arrival(arrival_record(workspace, request))
-    known, origin = record.get("sha256", {}), stamp_origins(request)
-    final, partial = workspace.raw / request["source"], _partial_of(workspace, request["source"])
-    if request["source"] == _RESUMED and final.is_dir() and not (overwrite or partial.exists()):
+    source = request["source"]
+    known = {} if overwrite else read_arrival(arrival_record(workspace, request)).get("sha256", {})
+    final, partial = workspace.raw / source, _partial_of(workspace, source)
+    if source == _RESUMED and final.is_dir() and not (overwrite or partial.exists()):
         # Not as it was recorded: what is sound in it need not be asked for again.
         final.rename(partial)
-    place = _download(request, workspace, overwrite)
-    arrival = _receive(place, request, known)
+    origin = stamp_origins(request)
+    arrival = _receive(_download(request, workspace, overwrite), request, known)
     gone = sorted(set(known) - set(arrival.files))
-    if gone and request["source"] not in OWN_HOSTS:
+    if gone and source not in OWN_HOSTS:
         raise DownloadError(
             "A source brings what it brought the first time.",
             f"{len(gone)} files gone: {', '.join(shortened(gone))}",
             "Fetch it again later, or from another SOURCE; or set OVERWRITE to take it as it is.",
         )
     require_whole(arrival)
-    return _publish(
-        workspace, request, arrival.folder, {"origin": origin, "sha256": arrival.hashes}
-    )
+    facts = {"origin": origin, "sha256": arrival.hashes}
+    return _publish(workspace, request, arrival.folder, facts)
 
 
 def _download(
@@ -325,12 +324,12 @@ def _fetch_several(requests: Sequence[dict], workspace: Workspace, overwrite: bo
 
     def bring(part: dict, have: Collection[str], cases: Sequence[Case] | None) -> Arrival:
         record = {} if overwrite else read_arrival(arrival_record(workspace, part))
-        there = None if overwrite else find_fetched(workspace, part)
         known = record.get("sha256", {})
-        arrival = _receive(there or _download(part, workspace, overwrite, have), part, known, cases)
+        there = None if overwrite else find_fetched(workspace, part)
+        place = there or _download(part, workspace, overwrite, have)
+        arrival = _receive(place, part, known, cases)
         kept = {} if part["source"] in OWN_HOSTS else known
-        state = record if there else {}
-        _record(workspace, part, state | {"sha256": arrival.hashes | kept})
+        _record(workspace, part, (record if there else {}) | {"sha256": arrival.hashes | kept})
         return arrival
 
     request = _join(requests)
@@ -340,8 +339,8 @@ def _fetch_several(requests: Sequence[dict], workspace: Workspace, overwrite: bo
     hashes, origins = put_together(parts, cases, partial)
     if any(part.source == _RESUMED for part in parts):
         shutil.rmtree(_partial_of(workspace, _RESUMED), ignore_errors=True)
-    record = {"origin": origin, "failed": failed, "origins": origins, "sha256": hashes}
-    return _publish(workspace, request, partial, record)
+    facts = {"origin": origin, "failed": failed, "origins": origins, "sha256": hashes}
+    return _publish(workspace, request, partial, facts)
 
 
 def _remove_partial_bundles(raw: Path) -> None:
