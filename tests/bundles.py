@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -59,15 +59,21 @@ def read_index(shared_data: Path) -> list[dict[str, str]]:
 SMALL_SIZES = {"CHNCXR_0001_0": (40, 42), "CHNCXR_0002_1": (36, 30), "MCUCXR_0001_0": (48, 40)}
 
 
+def make_case(image_id: str, size: tuple[int, int] = (10, 10), split: str = "train") -> Case:
+    """A case under the naming rules of its hospital; unlabelled, it has no mask."""
+    chinese = image_id.startswith("CHN")
+    mask_file = f"{image_id}{'_mask' * chinese}.png" if split != "unlabelled" else ""
+    names = (image_id, "shenzhen" if chinese else "montgomery", f"{image_id}.png", mask_file)
+    return Case(*names, False, "M", 40, *size, image_id, "", False, "", split)
+
+
 def small_cases() -> list[Case]:
     """The cases of `SMALL_SIZES`, one in each learning split."""
-    cases = []
-    for (image_id, size), split in zip(SMALL_SIZES.items(), ("train", "val", "test"), strict=True):
-        chinese = image_id.startswith("CHN")
-        source, suffix = ("shenzhen", "_mask") if chinese else ("montgomery", "")
-        names = (image_id, source, f"{image_id}.png", f"{image_id}{suffix}.png")
-        cases.append(Case(*names, False, "M", 40, *size, image_id, "", False, "", split))
-    return cases
+    splits = ("train", "val", "test")
+    return [
+        make_case(image_id, size, split)
+        for (image_id, size), split in zip(SMALL_SIZES.items(), splits, strict=True)
+    ]
 
 
 def write_image(path: Path, size: tuple[int, int], value: int = 7) -> None:
@@ -88,3 +94,12 @@ def write_small_bundle(folder: Path, resize=lambda size: size, value: int = 7) -
 def cut_short(path: Path) -> None:
     """Cut off the end of a file; of a small PNG, less than its pixels."""
     path.write_bytes(path.read_bytes()[:-20])
+
+
+def failing(error: Exception) -> Callable:
+    """A function that takes anything and raises an error."""
+
+    def fail(*arguments, **keywords):
+        raise error
+
+    return fail

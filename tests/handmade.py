@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from lungseg_utils.bundle import Pair, Pairing
 from lungseg_utils.manifest import Case
+from tests.bundles import make_case
 
 # Width and height of each X-ray, all multiples of 16; the last one has no mask.
 CASES = {
@@ -28,21 +30,15 @@ AGE_UNKNOWN = "CHNCXR_0002_1"
 
 def case_of(image_id: str) -> Case:
     split, width, height = CASES[image_id]
-    return Case(
-        image_id=image_id,
-        source="montgomery" if image_id.startswith("M") else "shenzhen",
-        image_file=f"{image_id}.png",
+    unknown = image_id == AGE_UNKNOWN
+    return replace(
+        make_case(image_id, (width, height), split),
         mask_file="" if split == "unlabelled" else f"{image_id}_mask.png",
         tuberculosis=image_id.endswith("1"),
-        sex="" if image_id == AGE_UNKNOWN else "F",
-        age_years=None if image_id == AGE_UNKNOWN else 34,
-        original_width=width,
-        original_height=height,
+        sex="" if unknown else "F",
+        age_years=None if unknown else 34,
         patient_group=image_id[:-2],
-        same_patient_evidence="",
         questionable_mask=image_id == "CHNCXR_0003_0",
-        published_split="",
-        split=split,
     )
 
 

@@ -19,7 +19,14 @@ from lungseg_utils.files.records import file_sha256, read_json
 from lungseg_utils.manifest import MANIFEST_NAME, write_manifest
 from lungseg_utils.verify import verify_workspace
 from lungseg_utils.workspace import Workspace
-from tests.bundles import SMALL_SIZES, cut_short, small_cases, write_image, write_small_bundle
+from tests.bundles import (
+    SMALL_SIZES,
+    cut_short,
+    failing,
+    small_cases,
+    write_image,
+    write_small_bundle,
+)
 
 CASES = small_cases()
 FIRST, SECOND, THIRD = SMALL_SIZES
@@ -140,32 +147,20 @@ def test_left_and_right_lung_come_together_and_the_reading_with_them(workspace, 
     assert readings == ["Lung Segmentation", "nlm"]
 
 
-def test_a_copy_is_made_where_a_link_cannot_be(workspace, kaggle: Path, library, monkeypatch):
-    def refuse(*arguments):
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    (kaggle / IMAGE).unlink()
-    assert greys(fetch("kaggle+nlm", workspace)) == [NLM, KAGGLE, KAGGLE]
-
-
 def test_nothing_is_fetched_twice_and_a_fresh_machine_fetches_the_same(
-    workspace, kaggle: Path, library: FakeNlm
+    workspace, kaggle: Path, library: FakeNlm, capsys
 ):
+    fetch("kaggle+nlm", workspace)
+    assert library.asked == 0
+    assert "Nothing is lacking: nlm is not asked." in capsys.readouterr().out
     (kaggle / IMAGE).unlink()
-    bundle = fetch("kaggle+nlm", workspace)
+    bundle = fetch("kaggle+nlm", workspace, overwrite=True)
     before = {path.name: path.read_bytes() for path in bundle.rglob("*.png")}
     assert fetch("kaggle+nlm", workspace) == ensure_raw(workspace) == bundle
     assert library.asked == 1
     shutil.rmtree(workspace.scratch)
     assert ensure_raw(workspace) == bundle
     assert {path.name: path.read_bytes() for path in bundle.rglob("*.png")} == before
-
-
-def test_a_whole_first_source_is_enough(workspace, kaggle: Path, library: FakeNlm, capsys):
-    fetch("kaggle+nlm", workspace)
-    assert library.asked == 0
-    assert "Nothing is lacking: nlm is not asked." in capsys.readouterr().out
 
 
 def test_what_filled_gaps_or_is_damaged_does_not_pass_for_a_whole_source(
@@ -182,7 +177,10 @@ def test_what_filled_gaps_or_is_damaged_does_not_pass_for_a_whole_source(
     assert library.asked == 2
 
 
-def test_a_file_that_changed_at_its_source_is_replaced_by_the_next(workspace, kaggle, library):
+def test_a_file_that_changed_at_its_source_is_replaced_by_the_next(
+    workspace, kaggle: Path, library: FakeNlm, monkeypatch
+):
+    monkeypatch.setattr(os, "link", failing(OSError("a disk without links")))
     fetch("kaggle", workspace)
     shutil.rmtree(workspace.scratch)
     write_image(kaggle / IMAGE, SMALL_SIZES[FIRST], 8)
@@ -209,9 +207,7 @@ def test_a_source_that_fails_leaves_the_others_and_is_asked_again(
 
 
 def test_where_all_sources_fail_the_first_error_is_told(workspace, library, monkeypatch):
-    def fail(*arguments, **keywords):
-        raise ConnectionError("no route to host")
-
+    fail = failing(ConnectionError("no route to host"))
     monkeypatch.setitem(sys.modules, "kagglehub", types.SimpleNamespace(dataset_download=fail))
     monkeypatch.setattr(sources, "download_nlm", lambda folder, have=(): None)
     with pytest.raises(DownloadError, match="no route to host"):

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from lungseg_utils.acquire import download, sources
+from lungseg_utils.acquire import sources
 from lungseg_utils.acquire.arrival import recorded_hashes
 from lungseg_utils.acquire.download import parse_drive_location
 from lungseg_utils.acquire.sources import DRIVE_FOLDER, HOSTS, KAGGLE_HANDLE, ensure_raw, fetch
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
 from lungseg_utils.files.records import file_sha256, read_json
 from lungseg_utils.workspace import Workspace
-from tests.bundles import SMALL_SIZES, cut_short, write_image
+from tests.bundles import SMALL_SIZES, cut_short, failing, write_image
 from tests.bundles import write_small_bundle as write_bundle
 
 FIRST, SECOND, _ = SMALL_SIZES
@@ -48,13 +48,6 @@ def change(path: Path) -> None:
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, **functions) -> None:
     monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(**functions))
-
-
-def failing(error: Exception):
-    def fail(*arguments, **keywords):
-        raise error
-
-    return fail
 
 
 forbid = failing(AssertionError("nothing should have been fetched"))
@@ -93,9 +86,12 @@ def times_read(monkeypatch) -> list:
 # --- folder
 
 
-def test_a_folder_is_used_where_it_lies(tmp_path: Path, workspace: Workspace, capsys):
+def test_a_folder_is_used_where_it_lies(tmp_path: Path, workspace, capsys, monkeypatch):
     bundle = write_bundle(tmp_path / "mine" / "Lung Segmentation")
-    assert fetch("folder", workspace, str(tmp_path / "mine")) == ensure_raw(workspace) == bundle
+    monkeypatch.chdir(tmp_path)
+    assert fetch("folder", workspace, "mine") == bundle
+    monkeypatch.chdir("/")
+    assert ensure_raw(workspace) == bundle
     assert list(workspace.raw.iterdir()) == []
     assert "3 X-rays, 3 lung masks and 0 readings" in capsys.readouterr().out
     assert read_json(workspace.source_record) == {
@@ -166,27 +162,15 @@ def test_hashes_are_known_as_long_as_the_files_are_as_they_came(tmp_path: Path, 
     assert recorded_hashes(workspace, bundle) == {}
 
 
-def test_a_relative_folder_is_found_from_another_folder(tmp_path: Path, workspace, monkeypatch):
-    write_bundle(tmp_path / "mine")
-    monkeypatch.chdir(tmp_path)
-    fetch("folder", workspace, "mine")
-    monkeypatch.chdir("/")
-    assert ensure_raw(workspace) == tmp_path / "mine"
-
-
-@pytest.mark.parametrize(("source", "name"), [("folder", "nowhere"), ("zip", "nowhere.zip")])
-def test_a_folder_or_zip_file_that_is_not_there_is_a_missing_input(
+@pytest.mark.parametrize(
+    ("source", "name"), [("folder", "nowhere"), ("zip", "nowhere.zip"), ("folder", "pictures")]
+)
+def test_a_folder_or_zip_file_that_holds_none_is_a_missing_input(
     tmp_path: Path, workspace: Workspace, source: str, name: str
 ):
-    with pytest.raises(MissingInputError, match=name):
+    (tmp_path / "pictures" / "of my holiday").mkdir(parents=True)
+    with pytest.raises(MissingInputError, match=rf"no file .*{name}\n|of my holiday"):
         fetch(source, workspace, str(tmp_path / name))
-    assert not workspace.source_record.exists()
-
-
-def test_a_folder_without_a_bundle_shows_what_is_there(tmp_path: Path, workspace: Workspace):
-    (tmp_path / "mine" / "holiday pictures").mkdir(parents=True)
-    with pytest.raises(MissingInputError, match="holiday pictures"):
-        fetch("folder", workspace, str(tmp_path / "mine"))
     assert not workspace.source_record.exists()
 
 
@@ -279,27 +263,22 @@ def test_what_is_not_whole_leaves_the_former_bundle(tmp_path, archive, workspace
     assert not list(tmp_path.rglob("escaped.png"))
 
 
-def test_a_second_source_lies_beside_the_first(archive: Path, workspace: Workspace, kaggle):
-    first = fetch("zip", workspace, str(archive))
-    fetch("kaggle", workspace)
-    assert ensure_raw(workspace) == kaggle.cache / "Lung Segmentation"
-    assert fetch("zip", workspace, str(archive)) == first == ensure_raw(workspace)
-
-
 def test_what_another_workspace_put_into_a_common_scratch_is_not_taken(tmp_path, workspace):
     fetch("phantom", workspace, count=8, size=48)
     other = Workspace(tmp_path / "other", workspace.scratch)
     fetch("phantom", other, count=9, size=48)
     assert len(list((ensure_raw(workspace) / "CXR_png").iterdir())) == 8
+    bundle = write_bundle(tmp_path / "mine")
+    assert fetch("folder", workspace, str(bundle)) == bundle == ensure_raw(workspace)
 
 
 # --- drive
 
 
 @pytest.mark.parametrize(
-    ("location", "expected"),
+    ("location", "kind"),
     [
-        (DRIVE_FOLDER, ("folder", DRIVE_FOLDER)),
+        ("1AbCdEfGhIjKlMnOp", "folder"),
         ("https://drive.google.com/drive/folders/1AbCdEfGhIjKlMnOp", "folder"),
         ("https://drive.google.com/drive/u/0/folders/1AbCdEfGhIjKlMnOp?usp=sharing", "folder"),
         (FILE_LINK, "file"),
@@ -308,17 +287,8 @@ def test_what_another_workspace_put_into_a_common_scratch_is_not_taken(tmp_path,
         ("https://drive.google.com/open?usp=x&id=1AbCdEfGhIjKlMnOp", "file"),
     ],
 )
-def test_drive_links(location: str, expected):
-    expected = expected if isinstance(expected, tuple) else (expected, "1AbCdEfGhIjKlMnOp")
-    assert parse_drive_location(location) == expected
-
-
-@pytest.mark.parametrize(
-    "location", ["my folder", "https://example.com/?id=1AbCdEfGhIjKlMnOp", "/content/x", "a/b"]
-)
-def test_what_is_no_drive_link_is_refused(location: str, workspace: Workspace):
-    with pytest.raises(LungsegError, match="Share"):
-        fetch("drive", workspace, location)
+def test_drive_links(location: str, kind: str):
+    assert parse_drive_location(location) == (kind, "1AbCdEfGhIjKlMnOp")
 
 
 def test_a_drive_folder(archive: Path, workspace: Workspace, monkeypatch):
@@ -341,11 +311,7 @@ def test_a_drive_folder(archive: Path, workspace: Workspace, monkeypatch):
 
 
 def test_a_zip_on_drive_is_kept_and_not_fetched_again(archive: Path, workspace, monkeypatch):
-    def download(url=None, output=None, quiet=False, id=None):
-        assert id == "1AbCdEfGhIjKlMnOp"
-        return shutil.copy(archive, output)
-
-    install(monkeypatch, "gdown", download=download)
+    install(monkeypatch, "gdown", download=lambda id, output: shutil.copy(archive, output))
     bundle = fetch("drive", workspace, FILE_LINK)
     install(monkeypatch, "gdown", download=forbid)
     shutil.rmtree(workspace.scratch)
@@ -358,44 +324,24 @@ def test_a_zip_on_drive_is_kept_and_not_fetched_again(archive: Path, workspace, 
     assert kept.read_bytes() == archive.read_bytes()
 
 
-def test_drives_web_page_in_place_of_a_zip_is_not_kept(archive: Path, workspace, monkeypatch):
-    def download(url=None, output=None, quiet=False, id=None):
-        Path(output).write_text("<html>Quota exceeded</html>")
+@pytest.mark.parametrize("name", ["", IMAGE, "Lung Segmentation.zip"])
+def test_drives_web_page_is_explained_and_not_kept(archive, workspace, monkeypatch, name: str):
+    """In place of a zip file, or of a file in a folder."""
+
+    def download(id=None, output=None):
+        if name:
+            write_bundle(Path(output))
+        (Path(output) / name).write_text("<html><body>Sorry, download quota exceeded</body></html>")
         return output
 
-    install(monkeypatch, "gdown", download=download)
+    location = "" if name else FILE_LINK
+    install(monkeypatch, "gdown", download=download, download_folder=download)
     with pytest.raises(DownloadError, match=r"page|quota") as caught:
-        fetch("drive", workspace, FILE_LINK)
+        fetch("drive", workspace, location)
     assert "SOURCE" in caught.value.advice
-    assert not list(workspace.downloads.iterdir())
+    assert not [*workspace.downloads.glob("*"), *workspace.raw.iterdir()]
     install(monkeypatch, "gdown", download=lambda id, output: shutil.copy(archive, output))
     assert fetch("drive", workspace, FILE_LINK).is_relative_to(workspace.raw / "drive")
-
-
-@pytest.mark.parametrize("name", [IMAGE, "Lung Segmentation.zip"])
-def test_a_web_page_in_a_drive_folder_is_explained(workspace, monkeypatch, name: str):
-    def download_folder(id=None, output=None):
-        write_bundle(Path(output))
-        (Path(output) / name).write_text("<html><body>Sorry, download quota exceeded</body></html>")
-        return [output]
-
-    install(monkeypatch, "gdown", download_folder=download_folder)
-    with pytest.raises(DownloadError, match=r"page|quota") as caught:
-        fetch("drive", workspace)
-    assert "SOURCE" in caught.value.advice
-    assert list(workspace.raw.iterdir()) == []
-
-
-def test_archives_of_a_drive_folder_share_one_limit(tmp_path, archive, workspace, monkeypatch):
-    unpacked = sum(path.stat().st_size for path in (tmp_path / "in").rglob("*.*"))
-
-    def download_folder(id=None, output=None):
-        return [shutil.copy(archive, Path(output) / f"{number}.zip") for number in range(3)]
-
-    install(monkeypatch, "gdown", download_folder=download_folder)
-    monkeypatch.setattr(download, "LARGEST_UNPACKED_BYTES", 2 * unpacked)
-    with pytest.raises(DownloadError, match="at most 0 bytes"):
-        fetch("drive", workspace)
 
 
 @pytest.mark.parametrize("location", ["", FILE_LINK])
@@ -516,6 +462,7 @@ def test_the_phantom_is_written_once_for_the_same_options(workspace: Workspace, 
         ("zip+nlm", "", {}, "needs a location"),
         ("kaggle+nlm", ";http://x", {}, "no location"),
         ("kaggle+nlm", "a;b;c", {}, "no location"),
+        *[("drive", place, {}, "Share") for place in ("my folder", "https://x.y/?id=1", "a/b")],
         ("phantom", "", {"amount": 6}, "count, seed, size"),
         ("kaggle", "", {"count": 6}, "none"),
     ],

@@ -124,10 +124,8 @@ def test_one_wrong_bit_is_found_and_the_remedy_told(root: Path, name: str, remed
 def test_a_cut_or_empty_file_is_found(root: Path, name: str, left: float):
     [path] = root.glob(f"{name}*")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * left)])
-    found = verify_workspace(root).damaged
-    assert any(path.name in f"{damage.path} {damage.reason}" for damage in found) or (
-        path.is_relative_to(found[0].path)
-    )
+    damage = verify_workspace(root).damaged[0]
+    assert path.name in f"{damage.path} {damage.reason}" or path.parent == damage.path
 
 
 def test_what_is_gone_or_came_later_is_named(root: Path):
@@ -138,12 +136,6 @@ def test_what_is_gone_or_came_later_is_named(root: Path):
         "MCUCXR_9001_0.png": "gone",
         "MCUCXR_9999_0.png": "not recorded when it arrived",
     }
-
-
-def test_a_lacking_epoch_is_found(root: Path):
-    (root / "runs" / "unet" / "history.csv").write_text("epoch,loss\n1,0.5\n")
-    [damage] = verify_workspace(root).damaged
-    assert "1 epochs of 2" in damage.reason
 
 
 def test_a_folder_of_the_user_s_is_hashed_again(root: Path, tmp_path: Path):
@@ -159,16 +151,8 @@ def test_a_folder_of_the_user_s_is_hashed_again(root: Path, tmp_path: Path):
     assert damage.path == mine and "mount" in damage.remedy
 
 
-def test_no_workspace_is_an_error(tmp_path: Path, capsys):
-    with pytest.raises(MissingInputError, match="nowhere"):
-        verify_workspace(tmp_path / "nowhere")
-    assert main([str(tmp_path / "nowhere")]) == 2
-    assert "What to do" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_usual_workspace_of_a_fresh_machine_is_whole_and_nothing_is_made(
-    root: Path, tmp_path: Path, monkeypatch
+def test_a_fresh_machine_s_workspace_is_whole_and_nothing_is_made(
+    root: Path, tmp_path: Path, monkeypatch, capsys
 ):
     monkeypatch.chdir(root.parent)
     shutil.rmtree(root / "scratch")
@@ -176,7 +160,10 @@ def test_the_usual_workspace_of_a_fresh_machine_is_whole_and_nothing_is_made(
     assert not (root / "scratch").exists()
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    assert main([]) == 2
+    with pytest.raises(MissingInputError, match="nowhere"):
+        verify_workspace("nowhere")
+    assert main([]) == main(["nowhere"]) == 2
+    assert "What to do" in capsys.readouterr().err
     assert list((tmp_path / "empty").iterdir()) == []
 
 
