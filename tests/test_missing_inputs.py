@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from lungseg_utils.errors import MissingInputError
 from lungseg_utils.segment.shipped import INDEX, WEIGHTS
-from tools.series import FailedStepError, run_series
 
 pytestmark = pytest.mark.slow
 
 
+def run_cells(notebook: Path, **parameters: object) -> None:
+    """Run a notebook's code within this process, where TensorFlow is imported once for all."""
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), namespace)
+        if "parameters" in cell["metadata"].get("tags", ()):
+            namespace |= parameters
+
+
 @pytest.mark.parametrize(
-    ("number", "named"),
+    ("name", "named", "parameters"),
     [
-        ("03", "02_download_and_pair"),
-        ("04", "03_preprocess_and_stitch"),
-        ("05", "03_preprocess_and_stitch"),
-        ("06", "03_preprocess_and_stitch"),
-        ("07", "03_preprocess_and_stitch"),
-        ("08", "04_train_unet"),
+        ("03_preprocess_and_stitch", "02_download_and_pair", {}),
+        ("04_train_unet", "03_preprocess_and_stitch", {}),
+        ("05_train_unetpp", "03_preprocess_and_stitch", {}),
+        ("06_train_pix2pix", "03_preprocess_and_stitch", {}),
+        ("07_evaluate", "03_preprocess_and_stitch", {}),
+        ("08_segment_your_own", "04_train_unet", {"RUN_NAME": "unet"}),
     ],
 )
 def test_a_notebook_without_its_input_names_the_one_to_run_first(
-    tmp_path, repository, number, named
+    tmp_path, repository, name, named, parameters
 ):
-    with pytest.raises(FailedStepError) as failed:
-        run_series(tmp_path, recipe=repository / "recipes" / "test.yaml", only=[number])
-
-    assert f"Run notebook {named}" in str(failed.value)
-    assert list((tmp_path / "executed").glob(f"{number}_*.ipynb"))
+    notebook = repository / "notebooks" / f"{name}.ipynb"
+    with pytest.raises(MissingInputError, match=f"Run notebook {named}"):
+        run_cells(notebook, WORKSPACE=str(tmp_path), **parameters)
 
 
 @pytest.mark.skipif(
     not (WEIGHTS / INDEX).is_file(), reason="no weights have been shipped yet: no weights.json"
 )
-def test_notebook_08_segments_without_any_other_having_run(tmp_path):
-    run_series(tmp_path, only=["08"])
+def test_notebook_08_segments_without_any_other_having_run(tmp_path, repository):
+    run_cells(repository / "notebooks" / "08_segment_your_own.ipynb", WORKSPACE=str(tmp_path))
 
     segmented = tmp_path / "segmented" / "shipped-unet"
     masks = sorted(path.name for path in (segmented / "masks").iterdir())
