@@ -212,6 +212,11 @@ def test_where_all_sources_fail_the_first_error_is_told(workspace, library, monk
     monkeypatch.setattr(sources, "download_nlm", lambda folder, have=(): None)
     with pytest.raises(DownloadError, match="no route to host"):
         fetch("kaggle+nlm", workspace)
+    (library.folder / "CXR_png").rename(library.folder / "x")
+    write_image(library.folder / "CXR_png" / "stranger.png", (8, 8))
+    with pytest.raises(DownloadError, match="none in folder"):
+        fetch("folder+nlm", workspace, str(library.folder))
+    assert list(workspace.raw.iterdir()) == [workspace.raw / ".partial-nlm"]
     assert not workspace.source_record.exists()
 
 

@@ -263,13 +263,18 @@ def test_what_is_not_whole_leaves_the_former_bundle(tmp_path, archive, workspace
     assert not list(tmp_path.rglob("escaped.png"))
 
 
-def test_what_another_workspace_put_into_a_common_scratch_is_not_taken(tmp_path, workspace):
-    fetch("phantom", workspace, count=8, size=48)
+def test_what_another_workspace_put_into_a_common_scratch_is_not_taken(
+    tmp_path: Path, archive: Path, workspace: Workspace
+):
+    bundle = fetch("zip", workspace, str(archive))
+    before = (bundle / IMAGE).read_bytes()
+    write_bundle(tmp_path / "in" / "Lung Segmentation", value=9)
     other = Workspace(tmp_path / "other", workspace.scratch)
-    fetch("phantom", other, count=9, size=48)
-    assert len(list((ensure_raw(workspace) / "CXR_png").iterdir())) == 8
-    bundle = write_bundle(tmp_path / "mine")
-    assert fetch("folder", workspace, str(bundle)) == bundle == ensure_raw(workspace)
+    fetch("zip", other, str(pack(tmp_path / "in", tmp_path / "c.zip")))
+    assert (bundle / IMAGE).read_bytes() != before
+    assert (ensure_raw(workspace) / IMAGE).read_bytes() == before
+    mine = write_bundle(tmp_path / "mine")
+    assert fetch("folder", workspace, str(mine)) == mine == ensure_raw(workspace)
 
 
 # --- drive
@@ -431,7 +436,7 @@ def test_what_nlm_gave_before_it_broke_off_is_kept_unless_damaged(workspace, mon
 
 
 def test_the_phantom_is_written_once_for_the_same_options(workspace: Workspace, monkeypatch):
-    options = {"count": 8, "size": 64, "unlabelled": 1}
+    options = {"count": 8, "size": 48, "unlabelled": 1}
     bundle = fetch("phantom", workspace, **options)
     assert bundle == workspace.raw / "phantom"
     recorded = read_json(workspace.source_record)["options"]
@@ -444,7 +449,7 @@ def test_the_phantom_is_written_once_for_the_same_options(workspace: Workspace, 
     shutil.rmtree(workspace.scratch)
     ensure_raw(workspace)
     assert {path.name: path.read_bytes() for path in (bundle / "CXR_png").iterdir()} == images
-    fetch("phantom", workspace, count=9, size=64)
+    fetch("phantom", workspace, count=9, size=48)
     assert len(list((bundle / "CXR_png").iterdir())) == 9
 
 

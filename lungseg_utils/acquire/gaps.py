@@ -87,6 +87,9 @@ def put_together(
 
     Returns:
         SHA-256 of each file, by its name in the bundle; and, by image id, which source gave it.
+
+    Raises:
+        DownloadError: No source has a whole case.
     """
     chosen = {}
     for image_id in (case.image_id for case in cases):
@@ -94,6 +97,12 @@ def put_together(
         expected = [part for part in holders if part.has_as_expected(image_id)]
         if holders:
             chosen[image_id] = (expected or holders)[0]
+    if not chosen:
+        raise DownloadError(
+            "Of some case of the manifest, a source has X-ray and mask.",
+            f"none in {', '.join(part.source for part in parts)}",
+            "Choose other sources, or put the cases' own data_manifest.csv beside CXR_png.",
+        )
     taken = {name: part for each, part in chosen.items() for name in part.whole[each]}
     if MANIFEST_NAME in parts[0].arrival.hashes:
         taken[MANIFEST_NAME] = parts[0]
