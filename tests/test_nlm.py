@@ -105,7 +105,7 @@ def test_what_is_there_or_had_elsewhere_is_not_asked_for(
     with monkeypatch.context() as patch:
         # Nor does it need room.
         patch.setattr(
-            "lungseg_utils.workspace.shutil.disk_usage", lambda _: types.SimpleNamespace(free=0)
+            "lungseg_utils.files.storage.shutil.disk_usage", lambda _: types.SimpleNamespace(free=0)
         )
         assert fetch(server, tmp_path / "raw", cases) == []
     assert server.requests == []
@@ -192,7 +192,7 @@ def test_without_kaggle_nothing_large_is_fetched_but_montgomery_can_be(
 
 def test_a_disk_that_is_too_small_is_told_first(server, kaggle, cases, tmp_path, monkeypatch):
     usage = types.SimpleNamespace(free=25_000_000)
-    monkeypatch.setattr("lungseg_utils.workspace.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("lungseg_utils.files.storage.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(LungsegError, match=r"NLM needs 26\.0 MB"):
         fetch(server, tmp_path / "raw", cases)
     assert server.requests == []
