@@ -8,12 +8,11 @@ import pytest
 from PIL import Image
 from skimage.filters import threshold_otsu
 
-from lungseg_utils.errors import LockedError, LungsegError, MissingInputError, StaleOutputError
-from lungseg_utils.files import storage
+from lungseg_utils.errors import LungsegError, StaleOutputError
 from lungseg_utils.phantom.sets import write_secondary_set
 from lungseg_utils.preparation.imaging import read_mask, resize_mask
 from lungseg_utils.segment import cleaning
-from lungseg_utils.segment.cleaning import COLUMNS, clean_folder, clean_image
+from lungseg_utils.segment.cleaning import clean_folder, clean_image
 
 
 def disc(size: int = 120, inside: int = 200, outside: int = 20) -> np.ndarray:
@@ -31,6 +30,8 @@ def save(path: Path, image: np.ndarray) -> Path:
 def test_objects_of_the_phantom_are_cut_out(tmp_path, seed):
     folder = write_secondary_set(tmp_path / "set", seed=seed)
     table = clean_folder(folder / "images", tmp_path / "out").set_index("file")
+    figures = ["width", "height", "background", "threshold", "foreground_fraction", "error"]
+    assert list(table.columns) == figures
     with (folder / "metadata.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(table) == len(rows) == 12
@@ -105,21 +106,6 @@ def test_parameters_out_of_range_are_refused_before_anything_is_written(tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_file_is_named_and_the_rest_goes_on(tmp_path):
-    good = save(tmp_path / "in" / "a.png", disc())
-    (tmp_path / "in" / "b.png").write_bytes(good.read_bytes()[:60])
-    save(tmp_path / "in" / "c.jpg", disc())
-    table = clean_folder(tmp_path / "in", tmp_path / "out")
-    assert list(table["file"]) == ["a.png", "b.png", "c.jpg"]
-    assert [bool(error) for error in table["error"]] == [False, True, False]
-    with (tmp_path / "out" / "cleaned.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS
-    assert rows[1]["width"] == "" and rows[1]["error"]
-    assert rows[0]["width"] == rows[0]["height"] == "120"
-    assert {path.name for path in (tmp_path / "out" / "masks").iterdir()} == {"a.png", "c.png"}
-
-
 def test_names_that_would_collide_stay_apart(tmp_path):
     save(tmp_path / "in" / "a.png", disc())
     save(tmp_path / "in" / "a.jpg", disc())
@@ -130,143 +116,35 @@ def test_names_that_would_collide_stay_apart(tmp_path):
     assert written == {"a.png.png", "a.jpg.png", "more/a.png"}
 
 
-def test_every_file_has_an_output_of_its_own(tmp_path):
-    for name in ("a.jpg", "a.png", "a.png.png"):
-        save(tmp_path / "in" / name, disc())
-    clean_folder(tmp_path / "in", tmp_path / "out")
-    assert len(list((tmp_path / "out" / "masks").iterdir())) == 3
-
-
-def test_a_second_call_cleans_only_what_changed(tmp_path, monkeypatch):
-    save(tmp_path / "in" / "a.png", disc())
-    save(tmp_path / "in" / "b.png", disc())
-    first = clean_folder(tmp_path / "in", tmp_path / "out")
-    cleaned = []
-    original = cleaning.clean_image
-    monkeypatch.setattr(
-        cleaning, "clean_image", lambda *a, **k: cleaned.append(1) or original(*a, **k)
-    )
-    again = clean_folder(tmp_path / "in", tmp_path / "out")
-    assert cleaned == [] and again.equals(first)
-    save(tmp_path / "in" / "b.png", disc(inside=150))
-    clean_folder(tmp_path / "in", tmp_path / "out")
-    assert len(cleaned) == 1
-    (tmp_path / "out" / "masks" / "a.png").unlink()
-    clean_folder(tmp_path / "in", tmp_path / "out")
-    assert len(cleaned) == 2 and (tmp_path / "out" / "masks" / "a.png").is_file()
-
-
-def test_an_interrupted_call_is_continued(tmp_path, monkeypatch):
-    for name in "abc":
-        save(tmp_path / "in" / f"{name}.png", disc())
-    original, calls = cleaning.clean_image, []
-
-    def interrupted(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(cleaning, "clean_image", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        clean_folder(tmp_path / "in", tmp_path / "out")
-    table = clean_folder(tmp_path / "in", tmp_path / "out")
-    assert len(calls) == 4 and len(table) == 3
-
-
-def test_outputs_of_vanished_files_go_too(tmp_path):
-    save(tmp_path / "in" / "a.png", disc())
-    gone = save(tmp_path / "in" / "b.png", disc())
-    clean_folder(tmp_path / "in", tmp_path / "out")
-    gone.unlink()
-    assert list(clean_folder(tmp_path / "in", tmp_path / "out")["file"]) == ["a.png"]
-    assert [path.name for path in (tmp_path / "out" / "images").iterdir()] == ["a.png"]
-
-
-def test_other_parameters_need_another_folder_or_overwrite(tmp_path):
-    save(tmp_path / "in" / "a.png", disc())
-    clean_folder(tmp_path / "in", tmp_path / "out", size=64)
-    with pytest.raises(StaleOutputError, match="size was 64, now 32"):
-        clean_folder(tmp_path / "in", tmp_path / "out", size=32)
-    clean_folder(tmp_path / "in", tmp_path / "out", size=32, overwrite=True)
-    assert read_mask(tmp_path / "out" / "masks" / "a.png").shape == (32, 32)
-
-
-def test_overwriting_leaves_nothing_of_another_input_folder(tmp_path, monkeypatch):
+def test_other_parameters_need_another_folder_or_overwrite(tmp_path, monkeypatch):
     out = tmp_path / "out"
     save(tmp_path / "first" / "a.png", disc())
     save(tmp_path / "second" / "b.png", disc())
-    clean_folder(tmp_path / "first", out)
+    clean_folder(tmp_path / "first", out, size=64)
+    with pytest.raises(StaleOutputError, match="size was 64, now 32"):
+        clean_folder(tmp_path / "second", out, size=32)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(cleaning, "clean_image", lambda *_, **__: raise_interrupt())
-        clean_folder(tmp_path / "second", out, overwrite=True)
-    assert not (out / "cleaned.csv").exists() and not list(out.rglob("*.png"))
+        patch.setattr(cleaning, "clean_image", raise_interrupt)
+        clean_folder(tmp_path / "second", out, size=32, overwrite=True)
+    assert [path.name for path in out.iterdir() if path.is_file()] == ["record.json"]
+    with pytest.raises(StaleOutputError, match="size was 32, now 64"):
+        clean_folder(tmp_path / "first", out, size=64)
 
-    clean_folder(tmp_path / "first", out, overwrite=True)
-    clean_folder(tmp_path / "second", out, overwrite=True)
-    assert [path.relative_to(out).as_posix() for path in sorted(out.rglob("*.png"))] == [
-        "images/b.png",
-        "masks/b.png",
-    ]
+    clean_folder(tmp_path / "second", out, size=32)
+    written = [path.relative_to(out).as_posix() for path in sorted(out.rglob("*.png"))]
+    assert written == ["images/b.png", "masks/b.png"]
+    assert read_mask(out / "masks" / "b.png").shape == (32, 32)
 
 
-def raise_interrupt():
+def raise_interrupt(*arguments, **options):
     raise KeyboardInterrupt
 
 
-def test_a_killed_call_leaves_nothing_that_counts_for_other_parameters(tmp_path, monkeypatch):
-    for name in "ab":
-        save(tmp_path / "in" / f"{name}.png", disc())
-    clean_folder(tmp_path / "in", tmp_path / "out", size=64)
-    original, calls = cleaning.clean_image, []
-
-    def killed(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 2:
-            # A killed process records nothing more.
-            patch.setattr(cleaning, "_save", lambda *_: None)
-            raise KeyboardInterrupt
-        return original(*arguments, **options)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(cleaning, "clean_image", killed)
-        clean_folder(tmp_path / "in", tmp_path / "out", size=32, overwrite=True)
-    assert read_mask(tmp_path / "out" / "masks" / "a.png").shape == (32, 32)
-
-    with pytest.raises(StaleOutputError, match="size was 32, now 64"):
-        clean_folder(tmp_path / "in", tmp_path / "out", size=64)
-
-
-def test_a_folder_that_another_process_cleans_is_left_alone(tmp_path, monkeypatch):
-    save(tmp_path / "in" / "a.png", disc())
-    monkeypatch.setattr(storage, "WAIT_SECONDS", 0)
-    with (
-        storage.hold(tmp_path / "out" / "cleaned.csv", "cleaning of the other notebook"),
-        pytest.raises(LockedError, match="by process"),
-    ):
-        clean_folder(tmp_path / "in", tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_outputs_inside_the_input_folder_are_not_cleaned_again(tmp_path):
-    save(tmp_path / "a.png", disc())
-    clean_folder(tmp_path, tmp_path / "cleaned")
-    assert list(clean_folder(tmp_path, tmp_path / "cleaned")["file"]) == ["a.png"]
-
-
-def test_a_damaged_record_is_explained_and_overwritten(tmp_path):
+def test_a_damaged_record_is_overwritten(tmp_path):
     save(tmp_path / "in" / "a.png", disc())
     clean_folder(tmp_path / "in", tmp_path / "out")
     (tmp_path / "out" / "record.json").write_text("{")
-    with pytest.raises(LungsegError, match=r"record\.json(.|\n)*OVERWRITE"):
+    with pytest.raises(LungsegError, match="OVERWRITE"):
         clean_folder(tmp_path / "in", tmp_path / "out")
     assert len(clean_folder(tmp_path / "in", tmp_path / "out", overwrite=True)) == 1
-
-
-def test_a_folder_without_images_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("none")
-    with pytest.raises(MissingInputError, match="no image in it"):
-        clean_folder(tmp_path, tmp_path / "out")
-    with pytest.raises(MissingInputError, match="no such folder"):
-        clean_folder(tmp_path / "absent", tmp_path / "out")

@@ -177,8 +177,13 @@ class Darkness:
 
     config = SimpleNamespace(size=64, preprocessing=Preprocessing(), augmentation=NONE)
 
+    weights = ()
+
     def load_model(self):
-        return lambda images, training: 1 - images
+        return self
+
+    def __call__(self, images, training):
+        return 1 - images
 
 
 def test_in_a_folder_of_everything_the_sound_ones_are_segmented_and_the_rest_is_named(

@@ -1,23 +1,14 @@
 from __future__ import annotations
 
-import errno
-
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from lungseg_utils.errors import (
-    ImageFileError,
-    LockedError,
-    LungsegError,
-    MissingInputError,
-    StorageError,
-)
-from lungseg_utils.files import storage
+from lungseg_utils.errors import LungsegError, MissingInputError
 from lungseg_utils.preparation.augmentation import NONE
 from lungseg_utils.segment import segmenter as module
-from lungseg_utils.segment.segmenter import Segmentation, Segmenter, list_images
+from lungseg_utils.segment.segmenter import Segmentation, Segmenter
 from lungseg_utils.segment.shipped import load_shipped, ship
 from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.training.train import train
@@ -69,77 +60,39 @@ def test_a_file_gives_what_its_array_gives(segmenter, xray, tmp_path):
     np.testing.assert_array_equal(from_file.mask, segmenter.segment(xray[0]).mask)
 
 
-def test_folder_goes_on_past_a_damaged_file_and_names_it(segmenter, xray, tmp_path):
+@pytest.mark.parametrize("channels", [3, 4])
+def test_an_array_in_colour_gives_what_its_grey_gives(segmenter, xray, channels):
+    colour = np.stack([xray[0]] * channels, axis=2)
+    colour[..., 3:] = 255
+
+    result = segmenter.segment(colour)
+
+    np.testing.assert_array_equal(result.image, xray[0])
+    np.testing.assert_array_equal(result.mask, segmenter.segment(xray[0]).mask)
+
+
+def test_a_folder_gets_masks_overlays_and_a_table(segmenter, xray, tmp_path):
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     Image.fromarray(xray[0]).save(folder / "a.png")
     Image.fromarray(xray[0]).save(folder / "a.jpg", quality=95)
-    whole = (folder / "a.png").read_bytes()
-    (folder / "broken.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "notes.txt").write_text("not an image")
 
-    table = segmenter.segment_folder(folder, out).set_index("file")
+    table = segmenter.segment_folder(folder, out)
 
-    assert list(table.index) == ["a.jpg", "a.png", "broken.png"]
-    assert table.loc["broken.png", "error"]
-    assert (table.loc[["a.jpg", "a.png"], "error"] == "").all()
-    masks = sorted(path.name for path in (out / "masks").iterdir())
-    assert masks == ["a.jpg_mask.png", "a.png_mask.png"]
-    written = np.asarray(Image.open(out / "masks" / "a.png_mask.png"))
-    np.testing.assert_array_equal(written, segmenter.segment(folder / "a.png").mask * 255)
-    assert Image.open(out / "overlays" / "a.png_overlay.png").size == (80, 96)
-
-
-def test_every_file_has_a_mask_of_its_own(segmenter, xray, tmp_path):
-    (tmp_path / "in").mkdir()
-    for name in ("a.jpg", "a.png", "a.png.png"):
-        Image.fromarray(xray[0]).save(tmp_path / "in" / name)
-    segmenter.segment_folder(tmp_path / "in", tmp_path / "out")
-    assert len(list((tmp_path / "out" / "masks").iterdir())) == 3
-
-
-def contents(folder) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_a_full_disk_or_another_process_leaves_what_was_there(
-    segmenter, xray, tmp_path, monkeypatch
-):
-    folder, out = tmp_path / "in", tmp_path / "out"
-    folder.mkdir()
-    Image.fromarray(xray[0]).save(folder / "a.png")
-    segmenter.segment_folder(folder, out)
-    before = contents(out)
-    assert set(before) == {"masks/a_mask.png", "overlays/a_overlay.png", "segmented.csv"}
-    Image.fromarray(xray[0][::-1]).save(folder / "a.png")
-    Image.fromarray(xray[0]).save(folder / "b.png")
-    original = module.write_png
-
-    def full(path, image):
-        if path.name == "b_mask.png":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        original(path, image)
-
-    with monkeypatch.context() as patch, pytest.raises(StorageError, match="Free some space"):
-        patch.setattr(module, "write_png", full)
-        segmenter.segment_folder(folder, out)
-    assert contents(out) == before
-    monkeypatch.setattr(storage, "WAIT_SECONDS", 0)
-    with (
-        storage.hold(out / "segmented.csv", "segmenting by the other notebook"),
-        pytest.raises(LockedError, match="by process"),
-    ):
-        segmenter.segment_folder(folder, out)
-    assert contents(out) == before
-
-    (folder / "b.png").unlink()
-    segmenter.segment_folder(folder, out)
-    assert contents(out).keys() == before.keys()
-    assert contents(out)["masks/a_mask.png"] != before["masks/a_mask.png"]
+    assert list(table.columns) == ["file", "width", "height", "lung_fraction", "inverted", "error"]
+    assert list(table["file"]) == ["a.jpg", "a.png"]
+    result = segmenter.segment(folder / "a.png")
+    assert list(table.iloc[1])[1:] == [80, 96, round(result.lung_fraction, 4), False, ""]
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    masks = {f"masks/a.{suffix}_mask.png" for suffix in ("jpg", "png")}
+    overlays = {f"overlays/a.{suffix}_overlay.png" for suffix in ("jpg", "png")}
+    assert written == {"segmented.csv", "record.json", *masks, *overlays}
+    mask = np.asarray(Image.open(out / "masks" / "a.png_mask.png"))
+    np.testing.assert_array_equal(mask, result.mask * 255)
+    overlay = np.asarray(Image.open(out / "overlays" / "a.png_overlay.png"))
+    np.testing.assert_array_equal(overlay, result.overlay)
+    # A file alone stands for a folder of one.
+    assert list(segmenter.segment_folder(folder / "a.png", out)["file"]) == ["a.png"]
 
 
 def test_overlay_draws_the_contour_and_leaves_the_rest(xray):
@@ -154,17 +107,12 @@ def test_overlay_draws_the_contour_and_leaves_the_rest(xray):
     assert not changed[inside].any() and not changed[outside].any()
 
 
-@pytest.mark.parametrize("image", [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.float32)])
-def test_array_that_is_no_grey_image_is_refused(segmenter, image):
-    with pytest.raises(ImageFileError, match="grey uint8"):
-        segmenter.segment(image)
-
-
-def test_empty_folder_and_wrong_path_are_named(tmp_path):
-    with pytest.raises(MissingInputError, match="none in it"):
-        list_images(tmp_path)
-    with pytest.raises(MissingInputError, match="no such file"):
-        list_images(tmp_path / "absent")
+@pytest.mark.parametrize(
+    ("shape", "told"), [((40, 40, 2), "RGB"), ((40,), "RGB"), ((8, 8, 3), "32 pixels")]
+)
+def test_array_that_is_no_xray_is_refused(segmenter, shape, told):
+    with pytest.raises(LungsegError, match=told):
+        segmenter.segment(np.zeros(shape, np.uint8))
 
 
 def test_missing_run_names_the_notebook(tmp_path):

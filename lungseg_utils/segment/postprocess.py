@@ -1,15 +1,17 @@
-"""From probability to mask, and from a mask to two whole lungs."""
+"""From probability to mask, to two whole lungs, and to whether the film is inverted."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import InvalidValueError
 
 THRESHOLD = 0.5
 SMALLEST_LUNG = 0.01
 """A component below this fraction of the image is no lung (the same 1 % as in the metrics)."""
+# Width of the surroundings that lungs are compared with, as a fraction of the image.
+_SURROUNDINGS = 1 / 16
 
 
 def to_mask(probability: np.ndarray) -> np.ndarray:
@@ -24,11 +26,11 @@ def to_mask(probability: np.ndarray) -> np.ndarray:
         uint8 {0, 1} of the same shape.
 
     Raises:
-        LungsegError: A value is NaN or infinite, which compares as background silently.
+        InvalidValueError: A value is NaN or infinite, which compares as background silently.
     """
     probability = np.asarray(probability)
     if not np.isfinite(probability).all():
-        raise LungsegError(
+        raise InvalidValueError(
             "A probability is a finite number from 0 to 1.",
             f"{int((~np.isfinite(probability)).sum())} NaN or infinite pixels",
             "Check the model's output: its training may have diverged.",
@@ -67,3 +69,30 @@ def _fill_holes(mask: np.ndarray) -> np.ndarray:
     background = np.pad(1 - mask, 1, constant_values=1)
     _, labels = cv2.connectedComponents(background, connectivity=4)
     return (labels != labels[0, 0]).astype(np.uint8)[1:-1, 1:-1]
+
+
+def lungs_are_bright(image: np.ndarray, probability: np.ndarray) -> bool:
+    """Whether the lungs are brighter than what lies around them, as only on an inverted film.
+
+    Needs a network that finds lungs on either kind of film, as those trained with inversion do.
+
+    Args:
+        image: uint8 (H, W).
+        probability: float32 (H, W) in [0, 1], found in this image.
+    """
+    lungs = to_mask(probability)
+    side = round(max(image.shape) * _SURROUNDINGS) | 1
+    around = cv2.dilate(lungs, np.ones((side, side), np.uint8)) > lungs
+    if not lungs.any() or not around.any():
+        return False
+    return bool(image[lungs > 0].mean() > image[around].mean())
+
+
+def doubt(probability: np.ndarray) -> float:
+    """How undecided a prediction is: the variance of its pixels, summed, a pixel of lung.
+
+    Args:
+        probability: float32 (H, W) in [0, 1].
+    """
+    probability = probability.astype(np.float64)
+    return float((probability * (1 - probability)).sum() / max(int(to_mask(probability).sum()), 1))

@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from lungseg_utils.errors import LungsegError, MissingInputError, StaleOutputError
+from lungseg_utils.errors import (
+    InvalidValueError,
+    LungsegError,
+    MissingInputError,
+    StaleOutputError,
+)
 from lungseg_utils.files.records import file_sha256, write_atomically
 from lungseg_utils.preparation.arrays import data_digest, load_prepared
 from lungseg_utils.preparation.cases import Cases
@@ -36,10 +41,10 @@ def predict_split(run: Run, cases: Cases, split: str, batch_size: int = 8) -> Pa
         `(N, size, size)` in [0, 1], `digest` of weights and images.
 
     Raises:
-        LungsegError: The cases were prepared at another size.
+        InvalidValueError: The cases were prepared at another size.
     """
     if cases.size != run.config.size:
-        raise LungsegError(
+        raise InvalidValueError(
             f"The run {run.name} predicts at {run.config.size} pixels.",
             f"cases prepared at {cases.size}",
             "Pass load_prepared(workspace, run.config.size).",
@@ -55,17 +60,12 @@ def predict_split(run: Run, cases: Cases, split: str, batch_size: int = 8) -> Pa
     for start in tqdm(starts, desc=f"Predicting {split}", unit="batch"):
         images = chosen.images[start : start + batch_size]
         probability[start : start + batch_size] = predict_images(run, model, images)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                ids=np.array(chosen.ids, dtype=np.str_),
-                probability=probability,
-                digest=np.array(digest),
-            )
-
-    return write_atomically(path, write)
+    arrays = {
+        "ids": np.array(chosen.ids, dtype=np.str_),
+        "probability": probability,
+        "digest": np.array(digest),
+    }
+    return write_atomically(path, lambda temporary: np.savez(temporary, **arrays))
 
 
 def predict_images(run: Run, model, images: np.ndarray) -> np.ndarray:

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from lungseg_utils.errors import ImageFileError, MissingInputError
-from lungseg_utils.files.images import SUFFIXES, write_png
-from lungseg_utils.files.records import publish_folder, write_atomically
+from lungseg_utils.errors import ImageFileError
+from lungseg_utils.files.images import write_png
 from lungseg_utils.files.storage import explained, hold
-from lungseg_utils.preparation.imaging import read_image, resize_image, resize_probability
-from lungseg_utils.segment.output_names import name_outputs
-from lungseg_utils.segment.polarity import doubt, lungs_are_bright
-from lungseg_utils.segment.postprocess import clean_mask, to_mask
+from lungseg_utils.preparation.imaging import (
+    read_image,
+    resize_image,
+    resize_probability,
+    to_grey,
+)
+from lungseg_utils.segment.folders import ResultFolder
+from lungseg_utils.segment.postprocess import clean_mask, doubt, lungs_are_bright, to_mask
 from lungseg_utils.segment.predict import predict_images
 from lungseg_utils.segment.shipped import SHIPPED, ShippedRun, load_shipped
 from lungseg_utils.training.runs import Run, load_run
 
 LEAST_SIDE = 32
-_TABLE = "segmented.csv"
-_PARTIAL = ".partial-segmented"
-COLUMNS = ("file", "width", "height", "lung_fraction", "inverted", "error")
+SEGMENTED_COLUMNS = {
+    "file": "object",
+    "width": "Int64",
+    "height": "Int64",
+    "lung_fraction": "float64",
+    "inverted": "boolean",
+    "error": "object",
+}
+# Raised whenever the same network would find another mask in the same film.
+_VERSION = 1
 
 # Okabe and Ito's sky blue, as blue, green, red: told apart by colour-blind readers.
 _CONTOUR_BGR = (233, 180, 86)
@@ -78,6 +87,8 @@ class Segmenter:
     def __init__(self, run: Run | ShippedRun) -> None:
         self.run = run
         self.model = run.load_model()
+        # A network that never saw inverted films says nothing about one.
+        self._knows_inverted_films = run.config.augmentation.invert > 0
 
     @classmethod
     def load(cls, name_or_folder: Path | str = "unet") -> Segmenter:
@@ -109,17 +120,19 @@ class Segmenter:
         too, and the answer is taken of which the network is surer.
 
         Args:
-            image: An image file, or grey uint8 `(H, W)`.
+            image: An image file, or an array as in `to_grey`: grey `(H, W)`, RGB `(H, W, 3)` or
+                RGBA `(H, W, 4)`.
 
         Returns:
             The mask, at the image's own size.
 
         Raises:
-            ImageFileError: The file cannot be read, the array is no grey image, or the image is
-                smaller than 32 pixels or of a single grey level.
+            ImageFileError: The file cannot be read, or the image is smaller than 32 pixels or of a
+                single grey level.
+            InvalidValueError: The array is no image.
         """
         name = "an array" if isinstance(image, np.ndarray) else str(image)
-        image = _checked(image) if isinstance(image, np.ndarray) else read_image(image)
+        image = to_grey(image) if isinstance(image, np.ndarray) else read_image(image)
         _check_content(image, name)
         small = resize_image(image, self.run.config.size)
         probability, inverted = self._predict(small)
@@ -130,16 +143,17 @@ class Segmenter:
     def segment_folder(self, folder: Path | str, out: Path | str) -> pd.DataFrame:
         """Segment every image of a folder.
 
+        What an earlier call made of the same files with the same network stays, also where that
+        call was interrupted or killed: only the rest is segmented. What it made of other files, or
+        with another network, is removed. `segmented.csv` is there only beside the masks it lists.
         A file that cannot be segmented is named in the table, and at the end in print, and the
-        others go on. Masks and overlays that an earlier call left in `out` stay until all new ones
-        are written, and are replaced then: a call interrupted before changes nothing. One killed
-        in that moment leaves no `segmented.csv`, which is there only beside the masks it lists.
+        others go on.
 
         Args:
             folder: X-rays, or a single file.
             out: Gets `masks/<name>_mask.png` (0 and 255, the X-ray's own size),
-                `overlays/<name>_overlay.png` and `segmented.csv`. The names are those of
-                `name_outputs`.
+                `overlays/<name>_overlay.png`, `segmented.csv` and `record.json`. The names are
+                those of `name_outputs`.
 
         Returns:
             A row a file: `file`, `width`, `height`, `lung_fraction`, `inverted` (as in
@@ -147,43 +161,53 @@ class Segmenter:
 
         Raises:
             MissingInputError: There is no image.
-            StorageError: The disk is full or read-only; what was in `out` is as it was.
+            StorageError: The disk is full or read-only; what was segmented is kept.
+            LungsegError: The record in `out` is damaged.
             LockedError: Another process writes there.
         """
-        paths, out = list_images(folder), Path(out)
-        with hold(out / _TABLE, "segmenting"), explained(out):
-            partial = out / _PARTIAL
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
-                table = self._segment_all(paths, partial)
-                _publish(partial, out, table)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+        out = Path(out)
+        places = "masks/{}_mask.png", "overlays/{}_overlay.png"
+        results = ResultFolder(out, places, "segmented.csv", SEGMENTED_COLUMNS)
+        images = results.find_images(folder)
+        with hold(out / results.table, "segmenting"), explained(out):
+            table = results.fill(images, self._parameters(), self._segment_file, "Segmenting")
         _tell_failures(table)
         return table
 
-    def _segment_all(self, paths: list[Path], out: Path) -> pd.DataFrame:
-        rows = []
-        names = name_outputs([Path(path.name) for path in paths])
-        progress = tqdm(paths, desc="Segmenting", unit="image")
-        for path, name in zip(progress, names, strict=True):
-            try:
-                result = self.segment(path)
-            except ImageFileError as error:
-                reason = f"{error.rule} {str(error.received).removeprefix(f'{path}: ')}"
-                rows.append({"file": path.name, "error": reason})
-                continue
-            _write_result(out, name, result)
-            rows.append({"file": path.name, **_figures_of(result), "error": ""})
-        table = pd.DataFrame(rows, columns=list(COLUMNS))
-        return table.astype({"width": "Int64", "height": "Int64", "inverted": "boolean"})
+    def _segment_file(self, path: Path, mask: Path, overlay: Path) -> dict[str, object]:
+        """Write an X-ray's mask and overlay; returns its figures for the table."""
+        result = self.segment(path)
+        write_png(mask, result.mask * 255)
+        write_png(overlay, result.overlay[..., ::-1])
+        height, width = result.image.shape
+        return {
+            "width": width,
+            "height": height,
+            "lung_fraction": round(result.lung_fraction, 4),
+            "inverted": result.inverted,
+        }
+
+    def _parameters(self) -> dict[str, object]:
+        """Whatever decides an X-ray's mask: the network's weights as loaded, and their use."""
+        import keras
+
+        digest = hashlib.sha256()
+        # Of Pix2Pix only the generator makes masks; shipped weights hold nothing else of it.
+        for variable in getattr(self.model, "generator", self.model).weights:
+            digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+        config = self.run.config
+        return {
+            "version": _VERSION,
+            "weights_sha256": digest.hexdigest(),
+            "size": config.size,
+            "preprocessing": config.preprocessing.to_dict(),
+            "knows_inverted_films": self._knows_inverted_films,
+        }
 
     def _predict(self, small: np.ndarray) -> tuple[np.ndarray, bool]:
         """Probability (size, size), and whether it was found on the inverse of the image."""
         probability = predict_images(self.run, self.model, small[None])[0]
-        # A network that never saw inverted films says nothing about one.
-        knows = self.run.config.augmentation.invert > 0
-        if not knows or not lungs_are_bright(small, probability):
+        if not self._knows_inverted_films or not lungs_are_bright(small, probability):
             return probability, False
         of_inverse = predict_images(self.run, self.model, 255 - small[None])[0]
         if doubt(of_inverse) < doubt(probability):
@@ -191,45 +215,9 @@ class Segmenter:
         return probability, False
 
 
-def list_images(folder: Path | str) -> list[Path]:
-    """Image files of a folder, by name; a single file is a list of one.
-
-    Raises:
-        MissingInputError: There is none.
-    """
-    folder = Path(folder)
-    if folder.is_file():
-        return [folder]
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    # Archives packed on a Mac carry a "._" file beside each.
-    images = [
-        path
-        for path in found
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-    ]
-    if not images:
-        raise MissingInputError(
-            "Segmenting needs a PNG, JPEG or other image file, or a folder of them.",
-            f"{folder} ({'no such file or folder' if not folder.exists() else 'none in it'})",
-            "Pass the path of your X-rays; in Colab, upload them with the folder pane first. "
-            "Export DICOM files as PNG.",
-        )
-    return images
-
-
 def _is_name(text: str) -> bool:
     # A single word that is no folder can only be a name, if a misspelt one.
     return text in SHIPPED or (Path(text).name == text and not Path(text).exists())
-
-
-def _checked(image: np.ndarray) -> np.ndarray:
-    if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
-        raise ImageFileError(
-            "An X-ray passed as an array is grey uint8 (H, W).",
-            f"{image.dtype} {image.shape}",
-            "Read the file with read_image, or convert the array.",
-        )
-    return image
 
 
 def _check_content(image: np.ndarray, name: str) -> None:
@@ -246,30 +234,6 @@ def _check_content(image: np.ndarray, name: str) -> None:
             f"{name}: every pixel is {image.flat[0]}",
             "Export it again.",
         )
-
-
-def _write_result(out: Path, name: str, result: Segmentation) -> None:
-    write_png(out / "masks" / f"{name}_mask.png", result.mask * 255)
-    write_png(out / "overlays" / f"{name}_overlay.png", result.overlay[..., ::-1])
-
-
-def _publish(partial: Path, out: Path, table: pd.DataFrame) -> None:
-    """Replace an earlier call's results; the table is there only while they are those it lists."""
-    (out / _TABLE).unlink(missing_ok=True)
-    for name in ("masks", "overlays"):
-        (partial / name).mkdir(parents=True, exist_ok=True)
-        publish_folder(partial / name, out / name)
-    write_atomically(out / _TABLE, lambda path: table.to_csv(path, index=False))
-
-
-def _figures_of(result: Segmentation) -> dict[str, object]:
-    height, width = result.image.shape
-    return {
-        "width": width,
-        "height": height,
-        "lung_fraction": round(result.lung_fraction, 4),
-        "inverted": result.inverted,
-    }
 
 
 def _tell_failures(table: pd.DataFrame) -> None:
