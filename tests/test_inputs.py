@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lungseg_utils.errors import ImageFileError
-from lungseg_utils.preparation.augmentation import NONE
-from lungseg_utils.preparation.imaging import Preprocessing, read_image
+from lungseg_utils.preparation.imaging import read_image
 from lungseg_utils.segment.segmenter import Segmenter
+from tests.tiny import Darkness
 
 FILM = np.clip(np.add.outer(np.arange(40) * 3, np.arange(50) * 2) + 20, 0, 255).astype(np.uint8)
 # In colour of equal channels, apart from what JPEG costs.
@@ -170,20 +169,6 @@ def test_any_name_shape_and_depth_gives_grey_of_that_shape(tmp_path, name, shape
 
 
 # A folder of them
-
-
-class Darkness:
-    """A network for tests: the darker a pixel, the more it is lung."""
-
-    config = SimpleNamespace(size=64, preprocessing=Preprocessing(), augmentation=NONE)
-
-    weights = ()
-
-    def load_model(self):
-        return self
-
-    def __call__(self, images, training):
-        return 1 - images
 
 
 def test_in_a_folder_of_everything_the_sound_ones_are_segmented_and_the_rest_is_named(

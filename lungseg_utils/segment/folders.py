@@ -213,9 +213,9 @@ class ResultFolder:
     def _folders(self) -> list[Path]:
         return [(self.out / place).parent for place in self.places]
 
-    def _paths(self, *entries: dict) -> set[Path]:
-        names = [entry["output"].removesuffix(".png") for entry in entries]
-        return {self.out / place.format(name) for place in self.places for name in names}
+    def _paths(self, entry: dict) -> list[Path]:
+        name = entry["output"].removesuffix(".png")
+        return [self.out / place.format(name) for place in self.places]
 
     def _plan(self, images: Mapping[str, Path], recorded: dict[str, dict]) -> dict[str, dict]:
         """An entry an image: as recorded, or without a row where it is yet to be made.
@@ -230,10 +230,11 @@ class ResultFolder:
             entries[file] = former if self._holds(former, new["output"], path) else new
         if entries != recorded:
             (self.out / self.table).unlink(missing_ok=True)
-        found = self._paths(*recorded.values())
+        found = {path for entry in recorded.values() for path in self._paths(entry)}
+        kept = {path for one in entries.values() if one["row"] for path in self._paths(one)}
         for folder in {self.out, *(path.parent for path in found)}:
             remove_partial(folder)
-        for path in found - self._paths(*(entry for entry in entries.values() if entry["row"])):
+        for path in found - kept:
             path.unlink(missing_ok=True)
         return entries
 
@@ -243,11 +244,10 @@ class ResultFolder:
         return all(map(Path.is_file, self._paths(entry))) and entry["sha256"] == _sha256(path)
 
     def _make(self, file: str, path: Path, entry: dict, make: Callable) -> dict[str, object]:
-        name = entry["output"].removesuffix(".png")
         # Before it is read: bytes that change meanwhile are then made again.
         digest = _sha256(path)
         try:
-            figures = make(path, *(self.out / place.format(name) for place in self.places))
+            figures = make(path, *self._paths(entry))
         except ImageFileError as error:
             reason = str(error.received).removeprefix(f"{path}: ")
             return {"row": {"file": file, "error": f"{error.rule} {reason}"}}
