@@ -23,14 +23,12 @@ from lungseg_utils.segment.folders import ResultFolder
 if TYPE_CHECKING:
     import pandas
 
-CLEANED_COLUMNS = {
-    "file": "object",
+_FIGURES = {
     "width": "Int64",
     "height": "Int64",
     "background": "object",
     "threshold": "Int64",
     "foreground_fraction": "Float64",
-    "error": "object",
 }
 _ADVICE = "Choose another output folder, or pass overwrite=True (OVERWRITE in the notebook)."
 
@@ -154,7 +152,7 @@ def clean_folder(
     _check_parameters(size, sigma, smallest_part)
     out = Path(out)
     places = "images/{}.png", "masks/{}.png"
-    results = ResultFolder(out, places, "cleaned.csv", CLEANED_COLUMNS)
+    results = ResultFolder(out, places, "cleaned.csv", _FIGURES)
     images = results.find_images(folder, "**/*")
     parameters = {"size": size, "sigma": sigma, "smallest_part": smallest_part}
     with hold(out / results.table, "cleaning"), explained(out):

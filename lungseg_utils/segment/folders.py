@@ -111,13 +111,13 @@ class ResultFolder:
         out: The folder.
         places: The files of an image under `out`, `{}` for its name from `name_outputs`.
         table: The table's name.
-        columns: Its columns, `file` first and `error` last, with pandas' types.
+        figures: Its columns between `file` and `error`, with pandas' types.
     """
 
     out: Path
     places: tuple[str, ...]
     table: str
-    columns: Mapping[str, str]
+    figures: Mapping[str, str]
 
     def find_images(self, folder: Path | str, pattern: str = "*") -> dict[str, Path]:
         """The images to work on, by their paths relative to `folder`; never results.
@@ -267,7 +267,8 @@ class ResultFolder:
     def _write_table(self, rows: list[dict[str, object]]) -> pandas.DataFrame:
         import pandas
 
-        table = pandas.DataFrame(rows, columns=list(self.columns)).astype(dict(self.columns))
+        columns = ["file", *self.figures, "error"]
+        table = pandas.DataFrame(rows, columns=columns).astype(dict(self.figures))
         write_atomically(self.out / self.table, lambda path: table.to_csv(path, index=False))
         return table
 

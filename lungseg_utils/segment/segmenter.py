@@ -26,13 +26,11 @@ from lungseg_utils.segment.shipped import SHIPPED, ShippedRun, load_shipped
 from lungseg_utils.training.runs import Run, load_run
 
 LEAST_SIDE = 32
-SEGMENTED_COLUMNS = {
-    "file": "object",
+_FIGURES = {
     "width": "Int64",
     "height": "Int64",
     "lung_fraction": "float64",
     "inverted": "boolean",
-    "error": "object",
 }
 # Raised whenever the same network would find another mask in the same film.
 _VERSION = 1
@@ -167,7 +165,7 @@ class Segmenter:
         """
         out = Path(out)
         places = "masks/{}_mask.png", "overlays/{}_overlay.png"
-        results = ResultFolder(out, places, "segmented.csv", SEGMENTED_COLUMNS)
+        results = ResultFolder(out, places, "segmented.csv", _FIGURES)
         images = results.find_images(folder)
         with hold(out / results.table, "segmenting"), explained(out):
             table = results.fill(images, self._parameters(), self._segment_file, "Segmenting")
