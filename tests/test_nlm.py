@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -8,13 +9,12 @@ import pytest
 from misbehaving_server import Answer, MisbehavingServer, Served
 
 from lungseg_utils.acquire import nlm
+from lungseg_utils.acquire.http import MissingFileError
 from lungseg_utils.acquire.nlm import SET_URLS, SHENZHEN_MASKS, download_nlm
-from lungseg_utils.acquire.transfer import MissingFileError, Patience
 from lungseg_utils.bundle import pair_bundle
 from lungseg_utils.errors import DownloadError, LungsegError
 from lungseg_utils.manifest import Case, load_manifest
 
-PATIENT = Patience(sleep=lambda seconds: None)
 SIDES = ("ManualMask/leftMask", "ManualMask/rightMask")
 
 
@@ -32,6 +32,7 @@ def cases() -> list[Case]:
 def server(cases: list[Case], monkeypatch):
     """NLM's two sets in its own folders; each file's content is its name."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with MisbehavingServer() as server:
         for case in cases:
             names = [f"CXR_png/{case.image_file}", f"ClinicalReadings/{case.image_id}.txt"]
@@ -62,7 +63,7 @@ def kaggle(cases: list[Case], tmp_path: Path, monkeypatch) -> list[str]:
 
 def fetch(server: MisbehavingServer, folder: Path, cases: list[Case], **options) -> list[str]:
     urls = {source: server.url(f"/{source}") for source in ("montgomery", "shenzhen")}
-    return download_nlm(folder, **{"urls": urls, "manifest": cases, "patience": PATIENT} | options)
+    return download_nlm(folder, **{"urls": urls, "manifest": cases} | options)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -82,19 +83,6 @@ def test_both_sets_come_in_the_bundle_s_layout(server, kaggle, cases, tmp_path: 
     assert len(pairing.unlabelled) == 1
     assert kaggle == [SHENZHEN_MASKS]
     assert "14 of 14 files" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_every_connection_is_closed(server, kaggle, cases, tmp_path: Path, monkeypatch, fails):
-    closed = []
-    monkeypatch.setattr(nlm.requests.Session, "close", lambda session: closed.append(session))
-    if fails:
-        monkeypatch.setattr(nlm, "download_file", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            fetch(server, tmp_path / "raw", cases)
-    else:
-        fetch(server, tmp_path / "raw", cases)
-    assert len(set(map(id, closed))) == nlm.FILES_AT_A_TIME
 
 
 def test_what_is_there_or_had_elsewhere_is_not_asked_for(
@@ -168,7 +156,7 @@ def test_a_server_that_fails_ends_it_and_the_next_run_goes_on(
 def test_a_login_page_in_place_of_the_files_ends_it(server, kaggle, cases, tmp_path: Path):
     for place in server.files:
         server.files[place] = Served(b"<html><title>Sign in</title>")
-    with pytest.raises(DownloadError, match="a login page"):
+    with pytest.raises(DownloadError, match="a web page"):
         fetch(server, tmp_path / "raw", cases)
     assert {name.split("/")[0] for name in tree(tmp_path / "raw")} == {"masks"}
 
@@ -201,7 +189,7 @@ def test_a_disk_that_is_too_small_is_told_first(server, kaggle, cases, tmp_path,
 def test_the_manifest_s_sets_have_the_published_addresses(monkeypatch, tmp_path: Path):
     asked: dict[str, str] = {}
 
-    def fetch_all(wanted, folder, expected_bytes, patience):
+    def fetch_all(wanted, folder, expected_bytes):
         asked.update(wanted)
         return []
 

@@ -12,7 +12,7 @@ import pytest
 
 from lungseg_utils.acquire import sources
 from lungseg_utils.acquire.arrival import recorded_hashes
-from lungseg_utils.acquire.download import parse_drive_location
+from lungseg_utils.acquire.hosts import parse_drive_location
 from lungseg_utils.acquire.sources import DRIVE_FOLDER, HOSTS, KAGGLE_HANDLE, ensure_raw, fetch
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
 from lungseg_utils.files.records import file_sha256, read_json

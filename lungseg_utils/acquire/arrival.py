@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm.contrib.concurrent import thread_map
 
-from lungseg_utils.acquire.web_pages import looks_like_web_page, web_page_error
+from lungseg_utils.acquire.http import looks_like_web_page, web_page_error
 from lungseg_utils.bundle import (
     BUNDLE_SUFFIXES,
     IMAGE_FOLDER,

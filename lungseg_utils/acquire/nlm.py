@@ -5,16 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
 from pathlib import Path
-from queue import SimpleQueue
 from shutil import copyfile
 
-import requests
 from tqdm.auto import tqdm
 
-from lungseg_utils.acquire import download
-from lungseg_utils.acquire.transfer import MissingFileError, Patience, download_file
+from lungseg_utils.acquire.hosts import download_from_kaggle
+from lungseg_utils.acquire.http import MissingFileError, download_file, open_session
 from lungseg_utils.bundle import (
     IMAGE_FOLDER,
     LEFT_MASK_FOLDER,
@@ -43,7 +40,6 @@ def download_nlm(
     have: Collection[str] = (),
     urls: Mapping[str, str] = SET_URLS,
     manifest: Sequence[Case] | None = None,
-    patience: Patience | None = None,
 ) -> list[str]:
     """Fetch the Montgomery and Shenzhen sets into a folder, in the bundle's layout.
 
@@ -59,7 +55,6 @@ def download_nlm(
             a merged `masks/MCUCXR_0001_0.png` stands for the left and the right mask.
         urls: Each set's address; a set that is not named is left out.
         manifest: The cases; None for the project's own.
-        patience: Time limits and retries of the downloads; None for the usual ones.
 
     Returns:
         Files that the servers do not have, relative to the folder; they are printed too.
@@ -84,7 +79,7 @@ def download_nlm(
     sizes = {f"{IMAGE_FOLDER}/{case.image_file}": _XRAY_BYTES[case.source] for case in cases}
     expected_bytes = sum(sizes.get(name, 0) for name in wanted)
     require_space(folder, expected_bytes, "The download from NLM")
-    missing += _fetch_all(wanted, folder, expected_bytes, patience)
+    missing += _fetch_all(wanted, folder, expected_bytes)
     _check_addresses(cases, missing, urls)
     if missing:
         print(f"Not on the server ({len(missing)}): " + ", ".join(_shorten(missing)))
@@ -112,7 +107,7 @@ def _fetch_kaggle_masks(cases: list[Case], folder: Path, have: Collection[str]) 
     wanted = [name for name in names if name not in have and not (folder / name).is_file()]
     if not wanted:
         return []
-    cache = download.download_from_kaggle(SHENZHEN_MASKS)
+    cache = download_from_kaggle(SHENZHEN_MASKS)
     # The set holds them in mask/mask; a later version may not.
     found = {path.name: path for path in sorted(cache.rglob("*.png"), reverse=True)}
     missing = []
@@ -125,71 +120,42 @@ def _fetch_kaggle_masks(cases: list[Case], folder: Path, have: Collection[str]) 
     return missing
 
 
-def _fetch_all(
-    wanted: Mapping[str, str], folder: Path, expected_bytes: int, patience: Patience | None
-) -> list[str]:
+def _fetch_all(wanted: Mapping[str, str], folder: Path, expected_bytes: int) -> list[str]:
     """Fetch files, several at a time, under one bar; the names of those that are not there."""
-    missing = []
-    with tqdm(total=expected_bytes, unit="B", unit_scale=True, desc="NLM") as bar:
-        with (
-            closing(_Fetchers(folder, bar, patience)) as fetchers,
-            ThreadPoolExecutor(FILES_AT_A_TIME) as pool,
-        ):
-            futures = {pool.submit(fetchers.fetch, url, name): name for name, url in wanted.items()}
-            try:
-                for done, future in enumerate(as_completed(futures), start=1):
-                    if not future.result():
-                        missing.append(futures[future])
-                    bar.set_postfix_str(f"{done:,} of {len(futures):,} files", refresh=False)
-            except BaseException:
-                # An interruption by the user or a server that is gone: the others need not wait.
-                fetchers.stopped.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+    missing, stopped = [], threading.Event()
+
+    def count(size: int) -> None:
+        if stopped.is_set():
+            raise InterruptedError
+        with bar.get_lock():
+            bar.update(size)
+
+    def fetch(name: str) -> bool:
+        try:
+            download_file(wanted[name], folder / name, session, count)
+        except MissingFileError:
+            return False
+        return True
+
+    with (
+        tqdm(total=expected_bytes, unit="B", unit_scale=True, desc="NLM") as bar,
+        open_session() as session,
+        ThreadPoolExecutor(FILES_AT_A_TIME) as pool,
+    ):
+        futures = {pool.submit(fetch, name): name for name in wanted}
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                if not future.result():
+                    missing.append(futures[future])
+                bar.set_postfix_str(f"{done:,} of {len(futures):,} files", refresh=False)
+        except BaseException:
+            # An interruption by the user or a server that is gone: the others need not wait.
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
         # The number of bytes was an estimate.
         bar.total = bar.n
     return sorted(missing)
-
-
-class _Fetchers:
-    """What the threads share: open connections, the bar, and whether to stop.
-
-    Args:
-        folder: Where the files go.
-        bar: Counts bytes.
-        patience: None for the usual one, whose waits end when it is told to stop.
-    """
-
-    def __init__(self, folder: Path, bar: tqdm, patience: Patience | None) -> None:
-        self.stopped = threading.Event()
-        self._folder, self._bar, self._lock = folder, bar, threading.Lock()
-        self._patience = patience or Patience(sleep=self.stopped.wait)
-        # A session is no thing for two threads at once.
-        self._sessions: SimpleQueue[requests.Session] = SimpleQueue()
-        for _ in range(FILES_AT_A_TIME):
-            self._sessions.put(requests.Session())
-
-    def fetch(self, url: str, name: str) -> bool:
-        """Fetch one file; whether the server has it."""
-        session = self._sessions.get()
-        try:
-            download_file(url, self._folder / name, self._patience, session, self._count)
-        except MissingFileError:
-            return False
-        finally:
-            self._sessions.put(session)
-        return True
-
-    def close(self) -> None:
-        """Close the connections, once no thread uses them any more."""
-        while not self._sessions.empty():
-            self._sessions.get().close()
-
-    def _count(self, count: int) -> None:
-        if self.stopped.is_set():
-            raise InterruptedError
-        with self._lock:
-            self._bar.update(count)
 
 
 def _check_addresses(cases: list[Case], missing: list[str], urls: Mapping[str, str]) -> None:

@@ -21,13 +21,14 @@ from lungseg_utils.acquire.arrival import (
     stamp_of_bundle,
     stamp_origins,
 )
-from lungseg_utils.acquire.download import (
+from lungseg_utils.acquire.gaps import collect_parts, put_together
+from lungseg_utils.acquire.hosts import (
+    ARCHIVE_NAME,
     download_from_drive,
     download_from_kaggle,
+    download_mendeley,
     parse_drive_location,
 )
-from lungseg_utils.acquire.gaps import collect_parts, put_together
-from lungseg_utils.acquire.mendeley import ARCHIVE_NAME, download_mendeley
 from lungseg_utils.acquire.nlm import download_nlm
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError, shortened
 from lungseg_utils.files.records import publish_folder, remove_partial, write_json

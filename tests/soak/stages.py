@@ -34,14 +34,14 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def download(workspace, url: str) -> None:
+    from lungseg_utils.acquire.http import download_file
     from lungseg_utils.acquire.sources import fetch
-    from lungseg_utils.acquire.transfer import Patience, download_file
 
     def slowly(count: int) -> None:
         time.sleep(0.01)  # the loopback is too fast to be hit in the middle
 
     archive = workspace.downloads / "bundle.zip"
-    download_file(url, archive, Patience(first_wait=0.01), progress=slowly)
+    download_file(url, archive, progress=slowly)
     fetch("zip", workspace, location=str(archive))
 
 

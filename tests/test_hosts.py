@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from misbehaving_server import Answer, MisbehavingServer, Served
 
-from lungseg_utils.acquire.mendeley import ARCHIVE_NAME, download_mendeley
+from lungseg_utils.acquire.hosts import ARCHIVE_NAME, download_mendeley
 from lungseg_utils.bundle import pair_bundle
 from lungseg_utils.errors import DownloadError
 from lungseg_utils.manifest import load_manifest
