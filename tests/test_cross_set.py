@@ -88,7 +88,7 @@ def write_run(folder: Path, *sources: str) -> None:
     folder.mkdir(parents=True)
     record = {"config": TrainingConfig().to_dict(), "sources": list(sources)}
     write_json(folder / "run.json", record)
-    (folder / "best.weights.h5").touch()
+    (folder / "best.npz").touch()
 
 
 def test_runs_of_one_source_are_found(tmp_path):

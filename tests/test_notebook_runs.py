@@ -107,7 +107,7 @@ def test_nbval_repeats_every_notebook_and_training_resumes(phantom):
     kept = [name for name in before if "weights" in name or name.endswith((".npy", ".zip", ".npz"))]
     after = changed_times(phantom)
     # Each run's, and those of the U-Net's first stage.
-    assert len([name for name in kept if name.endswith("best.weights.h5")]) == len(RUNS) + 1
+    assert len([name for name in kept if name.endswith("best.npz")]) == len(RUNS) + 1
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
 
 

@@ -12,14 +12,7 @@ from lungseg_utils.models.pix2pix import (
     build_generator,
     build_pix2pix,
 )
-from tests.networks import (
-    check_probability,
-    check_trains_in_half_precision,
-    check_weights_survive,
-    dice_of,
-    predict,
-    tiny_arrays,
-)
+from tests.networks import check_probability, predict, tiny_arrays
 
 
 def tiny(size: int = 32, **options) -> Pix2Pix:
@@ -64,19 +57,6 @@ def test_depth_follows_the_size(size, levels, bottleneck):
     normalised = [layer.name for layer in down if layer.name.endswith("norm")]
     first_and_point = {0, levels - 1} if bottleneck == 1 else {0}
     assert normalised == [f"down{i}_norm" for i in range(levels) if i not in first_and_point]
-
-
-@pytest.mark.parametrize("depth", [4, 5, 6])
-def test_a_depth_of_ones_own(depth):
-    model = build_generator(64, base_filters=2, depth=depth)
-    points = [f"down{level}_conv" for level in range(depth)]
-    assert [layer.name for layer in model.layers if layer.name in points] == points
-    assert model.get_layer(points[-1]).output.shape[1] == 64 // 2**depth
-    # Instances of a single point are not normalised; wider ones are.
-    names = {layer.name for layer in model.layers}
-    assert (f"down{depth - 1}_norm" in names) == (depth < 6)
-    assert model.output_shape == (None, 64, 64, 1)
-    check_probability(tiny(64, depth=depth), 64)
 
 
 def test_parameters_of_a_shallower_generator_by_hand():
@@ -151,11 +131,10 @@ def test_maps_0_to_1_onto_the_generators_range_and_back():
     np.testing.assert_allclose(predict(model, x), (generated + 1) / 2, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [32, 48])
-def test_the_same_prediction_at_every_batch_size(size):
+def test_the_same_prediction_at_every_batch_size():
     keras.utils.set_random_seed(0)
-    model = tiny(size)
-    x, y = tiny_arrays(5, size)
+    model = tiny(48)
+    x, y = tiny_arrays(5, 48)
     model.compile(paper_adam(1e-3), run_eagerly=True)
     model.fit(x, y, batch_size=2, epochs=2, verbose=0)
     alone = predict(model, x, batch_size=1)
@@ -183,16 +162,6 @@ def test_loss_and_logs_are_the_papers():
     assert logs["l1"] == pytest.approx(l1, rel=1e-4)
     assert logs["loss"] == pytest.approx(adversarial + 10 * l1 + discriminator, rel=1e-4)
     assert 0 <= logs["dice"] <= 1
-
-
-def test_sample_weights_leave_an_image_out():
-    model = tiny()
-    model.compile(paper_adam())
-    x, y = tiny_arrays(2)
-    alone = model.evaluate(x[:1], y[:1], return_dict=True, verbose=0)
-    weighted = model.evaluate(x, y, sample_weight=np.array([1.0, 0.0]), return_dict=True, verbose=0)
-    assert weighted["l1"] == pytest.approx(alone["l1"], rel=1e-4)
-    assert 2 * weighted["loss"] == pytest.approx(alone["loss"], rel=1e-4)
 
 
 def step_with_two_optimizers(model: Pix2Pix, optimizers: tuple, x, y) -> None:
@@ -239,56 +208,8 @@ def test_one_optimizer_equals_two():
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_learns_one_image_by_heart():
-    keras.utils.set_random_seed(0)
-    x, y = tiny_arrays(1)
-    model = tiny(base_filters=8)
-    model.compile(paper_adam(2e-3))
-    history = model.fit(x.repeat(50, 0), y.repeat(50, 0), batch_size=1, epochs=2, verbose=0).history
-    assert history["l1"][1] < 0.5 * history["l1"][0]
-    assert dice_of(model, x, y) > 0.95
-
-
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_half_precision(policy):
-    check_trains_in_half_precision(tiny, None, policy)
-
-
-def test_weights_survive(tmp_path):
-    check_weights_survive(tiny, None, tmp_path / "pix2pix.weights.h5")
-
-
-def test_the_whole_model_survives(tmp_path):
-    model, x = tiny(l1_weight=7), tiny_arrays(1)[0]
-    model.save(tmp_path / "pix2pix.keras")
-    other = keras.saving.load_model(tmp_path / "pix2pix.keras")
-    assert isinstance(other, Pix2Pix)
-    assert other.l1_weight == 7.0
-    np.testing.assert_array_equal(predict(other, x), predict(model, x))
-
-
 def test_a_loss_of_ones_own_is_refused():
     model = tiny()
     model.compile(paper_adam(), loss="mse")
     with pytest.raises(LungsegError, match="l1_weight"):
         model.evaluate(*tiny_arrays(1), verbose=0)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"size": 16}, "at least 32"),
-        ({"size": 40}, "multiple of 16"),
-        ({"base_filters": 0}, "base_filters"),
-        ({"discriminator_filters": 1.5}, "discriminator_filters"),
-        ({"l1_weight": -1}, "l1_weight"),
-        ({"l1_weight": "100"}, "l1_weight"),
-        ({"depth": 3}, "depth at 32 pixels is from 4 to 5"),
-        ({"depth": 6}, "depth at 32 pixels is from 4 to 5"),
-        ({"depth": "4"}, "depth must be a whole number"),
-        ({"depth": 4.0}, "depth must be a whole number"),
-    ],
-)
-def test_a_parameter_out_of_its_range_is_named(options, message):
-    with pytest.raises(LungsegError, match=message):
-        tiny(**options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,3 +52,15 @@ class Darkness:
 
     def __call__(self, images, training):
         return 1 - images
+
+
+@contextmanager
+def step_by_step() -> Iterator[None]:
+    """Train without graphs: tracing one takes longer than the few steps of a tiny training."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)

@@ -6,7 +6,7 @@ import keras
 
 from lungseg_utils.errors import InvalidValueError
 
-NORMALISATIONS = ("none", "batch", "instance")
+LAYER_NORMALISATIONS = ("none", "batch", "instance")
 
 
 def check_size(size: int, divisor: int, smallest: int = 1) -> None:
@@ -87,7 +87,7 @@ def check_normalisation(kind: str, batch_momentum: float) -> None:
     Raises:
         InvalidValueError: There is no such kind, or the momentum is out of its range.
     """
-    check_choice("normalisation", kind, NORMALISATIONS)
+    check_choice("normalisation", kind, LAYER_NORMALISATIONS)
     check_fraction("batch_momentum", batch_momentum)
 
 
@@ -114,7 +114,7 @@ def convolution_block(
     Args:
         tensor: Features, (N, H, W, any).
         filters: Number of output channels.
-        normalisation: One of `NORMALISATIONS`.
+        normalisation: One of `LAYER_NORMALISATIONS`.
         batch_momentum: As in `normalisation_layer`.
         name: Prefix of the layers' names.
 

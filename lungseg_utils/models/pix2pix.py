@@ -88,14 +88,17 @@ def build_discriminator(size: int = 256, base_filters: int = 64) -> keras.Model:
     """
     blocks.check_size(size, 8, smallest=32)
     blocks.check_count("base_filters", base_filters)
+    # Its layers' names are its own, as weights are stored by their variables' paths.
     inputs = [keras.Input((size, size, 1), name=name) for name in ("image", "candidate")]
     tensor = keras.layers.Concatenate(name="pair")(inputs)
     for level in range(3):
-        tensor = _down(tensor, base_filters * 2**level, 2, level > 0, f"down{level}")
+        tensor = _down(tensor, base_filters * 2**level, 2, level > 0, f"discriminator{level}")
     tensor = keras.layers.ZeroPadding2D(name="pad3")(tensor)
-    tensor = _down(tensor, base_filters * 8, 1, True, "down3")
+    tensor = _down(tensor, base_filters * 8, 1, True, "discriminator3")
     tensor = keras.layers.ZeroPadding2D(name="pad4")(tensor)
-    tensor = keras.layers.Conv2D(1, 4, kernel_initializer=_initializer(), name="output")(tensor)
+    tensor = keras.layers.Conv2D(
+        1, 4, kernel_initializer=_initializer(), name="discriminator4_conv"
+    )(tensor)
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(tensor)
     return keras.Model(inputs, logits, name="discriminator")
 

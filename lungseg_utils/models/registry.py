@@ -1,31 +1,47 @@
-"""Networks by name, with their options checked before anything is built."""
+"""Networks by name, with their options checked before anything is built.
+
+Importing this takes no Keras, so that whoever only needs the names is light.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lungseg_utils.errors import InvalidValueError
 
 if TYPE_CHECKING:
     import keras
 
-# Where each builder lives: imported when asked for, as Keras takes seconds to load.
-_BUILDERS = {
-    "unet": ("lungseg_utils.models.unet", "build_unet"),
-    "unetpp": ("lungseg_utils.models.unetpp", "build_unetpp"),
-    "pix2pix": ("lungseg_utils.models.pix2pix", "build_pix2pix"),
+
+class Architecture(NamedTuple):
+    """Where a network is built and where it is trained.
+
+    Args:
+        module: The module of its builder: imported when asked for, as Keras takes seconds to load.
+        builder: The function there.
+        notebook: The notebook that trains it.
+    """
+
+    module: str
+    builder: str
+    notebook: str
+
+
+NETWORKS = {
+    "unet": Architecture("lungseg_utils.models.unet", "build_unet", "04_train_unet"),
+    "unetpp": Architecture("lungseg_utils.models.unetpp", "build_unetpp", "05_train_unetpp"),
+    "pix2pix": Architecture("lungseg_utils.models.pix2pix", "build_pix2pix", "06_train_pix2pix"),
 }
-MODELS = tuple(_BUILDERS)
 
 
 def model_options(name: str) -> dict[str, Any]:
     """Return the options of a network with their defaults.
 
     Args:
-        name: One of `MODELS`.
+        name: One of `NETWORKS`.
 
     Raises:
         InvalidValueError: There is no such network.
@@ -38,7 +54,7 @@ def build_model(name: str, size: int, options: Mapping[str, Any] | None = None) 
     """Build a network by name.
 
     Args:
-        name: One of `MODELS`.
+        name: One of `NETWORKS`.
         size: Height and width of the input in pixels.
         options: Arguments of the network's builder other than the size; see `model_options`.
 
@@ -66,7 +82,7 @@ def build_architecture(
     """Build a network whose weights are about to be loaded, so that no pretrained ones are read.
 
     Args:
-        name: One of `MODELS`.
+        name: One of `NETWORKS`.
         size: Height and width of the input in pixels.
         options: As for `build_model`; `encoder_weights` is left out.
     """
@@ -75,9 +91,9 @@ def build_architecture(
 
 
 def _builder(name: str) -> Callable[..., keras.Model]:
-    if name not in _BUILDERS:
+    if name not in NETWORKS:
         raise InvalidValueError(
-            f"The model must be one of {', '.join(map(repr, MODELS))}.", repr(name), "Pass one."
+            f"The model must be one of {', '.join(map(repr, NETWORKS))}.", repr(name), "Pass one."
         )
-    module, function = _BUILDERS[name]
-    return getattr(import_module(module), function)
+    network = NETWORKS[name]
+    return getattr(import_module(network.module), network.builder)

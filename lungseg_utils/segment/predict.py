@@ -18,7 +18,7 @@ from lungseg_utils.files.records import file_sha256, write_atomically
 from lungseg_utils.preparation.arrays import data_digest, load_prepared
 from lungseg_utils.preparation.cases import Cases
 from lungseg_utils.preparation.imaging import to_model_input
-from lungseg_utils.training.memory import explained_exhaustion
+from lungseg_utils.training.devices import explained_exhaustion
 from lungseg_utils.training.runs import NOTEBOOKS, Run
 from lungseg_utils.workspace import Workspace
 

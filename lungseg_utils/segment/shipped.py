@@ -1,16 +1,13 @@
-"""Weights that travel with the package: exported from a run, verified before they are loaded.
+"""Weights that travel with the package, verified before they are loaded.
 
-`python -m lungseg_utils.segment.shipped RUN_FOLDER NAME` exports a finished run. The terms of the
-weights are in `weights/LICENSE`: for research, not for commercial use, no medical device.
+`python -m tools.ship_weights` puts them there. Their terms are in `weights/LICENSE`: for research,
+not for commercial use, no medical device.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import io
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,36 +15,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungseg_utils.errors import LungsegError, MissingInputError
-from lungseg_utils.files.records import differing, read_json, write_atomically, write_json
+from lungseg_utils.files.records import read_json
+from lungseg_utils.models.registry import NETWORKS, build_architecture
 from lungseg_utils.training.config import TrainingConfig
-from lungseg_utils.training.runs import RECORD, Run, load_run
+from lungseg_utils.training.weights import assign_weights, read_weights
 
 if TYPE_CHECKING:
     import keras
 
-NETWORKS = ("unet", "unetpp", "pix2pix")
 # Trained on the one source alone, scored on all masks of the other.
 CROSS_SET = {"unet-shenzhen": "montgomery", "unet-montgomery": "shenzhen"}
 SHIPPED = (*NETWORKS, *CROSS_SET)
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 INDEX = "weights.json"
-LIMIT = 10_000_000  # bytes a file
-# What a run's record says about where the weights come from.
-_ORIGIN = (
-    "data",
-    "sources",
-    "best_epoch",
-    "epochs_run",
-    "best_val_dice",
-    "training_seconds",
-    "versions",
-    "backend",
-    "dtype_policy",
-    "git_commit",
-)
-_LARGEST_RATIO = 100  # of unpacked to packed: weights hardly get smaller
-# A first stage, and epochs added after the training had ended.
-_IF_ANY = ("half_size", "epochs_raised_after")
 _INSTALL_AGAIN = "Install lungseg_utils again, or restore its folder `weights` from the repository."
 
 
@@ -77,21 +57,16 @@ class ShippedRun:
         Raises:
             LungsegError: The weights are of another architecture; names the first that differs.
         """
-        from lungseg_utils.models.registry import build_architecture
-
         config = self.config
         model = build_architecture(config.model, config.size, config.model_options)
-        variables = {variable.path: variable for variable in _predicting(model).weights}
-        stored = {path: list(array.shape) for path, array in self.arrays.items()}
-        wanted = {path: list(variable.shape) for path, variable in variables.items()}
-        for path, (found, expected) in differing(stored, wanted).items():
+        try:
+            assign_weights(predicting_part(model), self.arrays)
+        except ValueError as error:
             raise LungsegError(
                 f"Shipped weights fit the network that {INDEX} describes.",
-                f"{self.name}: {path} is {found} in the file, {expected} in the network",
+                f"{self.name}: {error}",
                 _INSTALL_AGAIN,
-            )
-        for path, variable in variables.items():
-            variable.assign(self.arrays[path].astype(np.float32))
+            ) from error
         return model
 
 
@@ -106,9 +81,9 @@ def load_shipped(name: str, folder: Path | str = WEIGHTS) -> ShippedRun:
         MissingInputError: No weights of this name are there.
         LungsegError: The name is unknown, or the file is truncated, altered or no plain arrays.
     """
-    _check_name(name)
+    check_shipped_name(name)
     folder = Path(folder)
-    record, path = _read_index(folder).get(name), _file(name, folder)
+    record, path = read_shipped_index(folder).get(name), folder / f"{name}.npz"
     if record is None or not path.is_file():
         raise MissingInputError(
             f"Shipped weights are a file and an entry in {INDEX}.",
@@ -124,169 +99,48 @@ def load_shipped(name: str, folder: Path | str = WEIGHTS) -> ShippedRun:
             f"{path}: {found} of {len(content)} bytes, not {record['sha256']} of {record['bytes']}",
             _INSTALL_AGAIN,
         )
-    return ShippedRun(
-        name, TrainingConfig.from_dict(record["config"]), record, _unpack(content, path)
-    )
-
-
-def ship(run: Run, name: str, folder: Path | str = WEIGHTS, limit: int = LIMIT) -> Path:
-    """Export a finished run's best weights, replacing those of the same name.
-
-    Kernels are kept in half precision; biases and what normalisations learnt stay in float32. Of
-    Pix2Pix only the generator is kept.
-
-    Args:
-        run: A finished run of the network that the name begins with.
-        name: One of `SHIPPED`.
-        folder: Gets `<name>.npz`, and the entry of this name in `weights.json`.
-        limit: The most bytes that the file may have.
-
-    Returns:
-        `<name>.npz`.
-
-    Raises:
-        LungsegError: The name is unknown or of another network, the run is not finished, or its
-            weights do not fit into half precision or into the limit. Nothing is written then.
-    """
-    _check_name(name)
-    _check_run(run, name)
-    arrays = _stored_arrays(_predicting(run.load_model()), name)
-    content = _pack(arrays)
-    if len(content) > limit:
+    try:
+        arrays = read_weights(content)
+    except ValueError as error:
         raise LungsegError(
-            f"A file of shipped weights has at most {limit:,} bytes.",
-            f"{len(content):,} bytes for {name}",
-            "Train a smaller network, with fewer BASE_FILTERS or less DEPTH.",
-        )
-    path = _file(name, Path(folder))
-    entry = {
-        "file": path.name,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
-        "parameters": sum(array.size for array in arrays.values()),
-        "config": run.config.to_dict(),
-        **{key: run.record[key] for key in (*_ORIGIN, *_IF_ANY) if key in run.record},
-    }
-    index = _read_index(path.parent) | {name: entry}
-    # The index comes last: weights that it does not name yet are refused, never taken for others.
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
-    write_json(path.parent / INDEX, {key: index[key] for key in SHIPPED if key in index})
-    return path
+            "Shipped weights are a whole .npz file of plain numbers.",
+            f"{path} ({error})",
+            _INSTALL_AGAIN,
+        ) from error
+    return ShippedRun(name, TrainingConfig.from_dict(record["config"]), record, arrays)
 
 
-def _predicting(model: keras.Model) -> keras.Model:
+def predicting_part(model: keras.Model) -> keras.Model:
     """The part of a network that makes masks: of Pix2Pix the generator, else all of it."""
     return getattr(model, "generator", model)
 
 
-def _stored_arrays(model: keras.Model, name: str) -> dict[str, np.ndarray]:
-    import keras
+def read_shipped_index(folder: Path) -> dict[str, dict]:
+    """The entries of `weights.json` by name; none where the folder has no such file.
 
-    arrays = {}
-    for variable in model.weights:
-        value = keras.ops.convert_to_numpy(variable).astype(np.float32)
-        with np.errstate(over="ignore"):
-            kept = value if value.ndim < 2 else value.astype(np.float16)
-        if not np.isfinite(kept).all():
-            raise LungsegError(
-                "Shipped weights are finite in half precision, which ends at 65,504.",
-                f"{name}: {variable.path} reaches {np.abs(value).max()}",
-                "Train the network again; weights so large are no result.",
-            )
-        arrays[variable.path] = kept
-    return arrays
-
-
-def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def _unpack(content: bytes, path: Path) -> dict[str, np.ndarray]:
-    try:
-        # Without pickles: a file of arrays runs no code.
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            size = sum(entry.file_size for entry in arrays.zip.infolist())
-            if size > _LARGEST_RATIO * len(content):
-                raise ValueError(f"it would unpack to {size:,} bytes")
-            return {name: arrays[name] for name in arrays.files}
-    except Exception as error:  # zipfile, zlib and NumPy each have their own
-        raise LungsegError(
-            "Shipped weights are a whole .npz file of plain arrays.",
-            f"{path} ({error})",
-            _INSTALL_AGAIN,
-        ) from error
-
-
-def _read_index(folder: Path) -> dict:
+    Raises:
+        LungsegError: It is damaged.
+    """
     path = folder / INDEX
+    if not path.is_file():
+        return {}
     try:
-        index = read_json(path) if path.is_file() else {}
-        _check_index(index)
+        index = read_json(path)
+        for name, entry in index.items():
+            if missing := {"sha256", "bytes", "config"} - set(entry):
+                raise ValueError(f"{name} without {', '.join(sorted(missing))}")
     except (ValueError, TypeError, AttributeError) as error:
         raise LungsegError(
-            f"{INDEX} is whole, as `ship` wrote it.", f"{path} ({error})", _INSTALL_AGAIN
+            f"{INDEX} is whole, as it was shipped.", f"{path} ({error})", _INSTALL_AGAIN
         ) from error
     return index
 
 
-def _check_index(index: dict) -> None:
-    for name, entry in index.items():
-        if missing := {"sha256", "bytes", "config"} - set(entry):
-            raise ValueError(f"{name} without {', '.join(sorted(missing))}")
-
-
-def _file(name: str, folder: Path) -> Path:
-    return folder / f"{name}.npz"
-
-
-def _check_name(name: str) -> None:
+def check_shipped_name(name: str) -> None:
+    """Refuse a name that is not one of `SHIPPED`."""
     if name not in SHIPPED:
         raise LungsegError(
             f"Shipped weights are {', '.join(SHIPPED)}.",
             repr(name),
             "Correct the name; a network of yours is loaded by its run's folder.",
         )
-
-
-def _check_run(run: Run, name: str) -> None:
-    model = name.partition("-")[0]
-    if run.config.model != model:
-        raise LungsegError(
-            f"The weights called {name} are of a {model}.",
-            f"{run.folder}, a {run.config.model}",
-            "Choose the name that begins with the run's network.",
-        )
-    if missing := [key for key in _ORIGIN if key not in run.record]:
-        raise LungsegError(
-            "Only a finished run is shipped, as its record must say how it was made.",
-            f"{run.folder / RECORD} without {', '.join(missing)}",
-            "Let the training end first.",
-        )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns:
-        Exit code: 0, or 2 when the run was refused.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m lungseg_utils.segment.shipped",
-        description="Ship a finished run's best weights.",
-    )
-    parser.add_argument("run", metavar="RUN_FOLDER", help="runs/<name> of a workspace")
-    parser.add_argument("name", metavar="NAME", help=", ".join(SHIPPED))
-    options = parser.parse_args(arguments)
-    try:
-        path = ship(load_run(options.run), options.name)
-    except LungsegError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{path}: {path.stat().st_size:,} bytes")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import math
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 import keras
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lungseg_utils.errors import StorageError, TrainingDivergedError
+from lungseg_utils.errors import LungsegError, TrainingDivergedError
 from lungseg_utils.files.records import write_atomically
-from lungseg_utils.files.storage import explained, require_space
-from lungseg_utils.training.checkpoints import LAST, Progress, save_checkpoint
-from lungseg_utils.training.runs import BEST, HISTORY
+from lungseg_utils.files.storage import retry_passing
+from lungseg_utils.training.runs import BEST, HISTORY, LAST
+from lungseg_utils.training.weights import save_weights, weights_of
 
 MONITOR = "val_dice"
 
 # A checkpoint holds weights and optimizer, hundreds of MB for the large networks. On Drive each
 # replaced file goes to the bin and counts against the quota, so not every epoch writes one.
 CHECKPOINT_SECONDS = 300
+_WAITING = ".best-of-epoch-{}.npz"
 
 # The first steps trace the graph and fill caches; they say nothing about the rest.
 _WARM_STEPS = 3
@@ -102,44 +102,54 @@ class ProgressBar(keras.callbacks.Callback):
             f"{MONITOR} {logs.get(MONITOR, math.nan):.4f}"
         )
 
-    def on_train_end(self, logs: dict | None = None) -> None:
-        """Close the bar."""
-        self.bar.close()
+    def close(self) -> None:
+        """Close the bar, also when a step raised: `fit` calls no other method then."""
+        if self.bar:
+            self.bar.close()
+
+
+@dataclass
+class Progress:
+    """How far a training has come.
+
+    Args:
+        epoch: Epochs finished.
+        best: Best validation Dice so far.
+        best_epoch: The epoch that reached it, counted from 1.
+        wait: Epochs since then.
+        stopped_early: Whether patience ran out.
+        history: A row of values an epoch.
+    """
+
+    epoch: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    wait: int = 0
+    stopped_early: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
 
 
 class Checkpointing(keras.callbacks.Callback):
     """Keeps history, best and last weights, and stops when patience runs out.
 
-    History and best weights are written after the epoch they belong to, the last weights every
-    five minutes and at the end; an interrupted run goes on from there. Where a disk is full or
-    gone, all of that is kept in one file, in the folder or else on the local disk, and the
-    training stops.
+    The history is written after every epoch, the checkpoint and the best weights that belong to it
+    every five minutes and at the end; an interrupted run goes on from there.
 
     Keras' `BackupAndRestore`, `ModelCheckpoint` and `EarlyStopping` each keep a state of
     their own and forget it on a restart; here it is one state in one file.
 
     Args:
         folder: The run's folder.
-        best_model: An uncompiled copy of the model, whose weight file holds no optimizer.
         progress: Where the training stands; goes on from there.
         epochs: The last epoch.
         patience: Epochs without improvement before training stops.
-        local: Where the checkpoint is kept when the folder is full or gone.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        best_model: keras.Model,
-        progress: Progress,
-        epochs: int,
-        patience: int,
-        local: Path,
-    ) -> None:
+    def __init__(self, folder: Path, progress: Progress, epochs: int, patience: int) -> None:
         super().__init__()
-        self.folder, self.best_model = folder, best_model
-        self.progress, self.epochs, self.patience = progress, epochs, patience
-        self.local = local
+        self.folder, self.progress = folder, progress
+        self.epochs, self.patience = epochs, patience
+        self.unwritten: dict[str, np.ndarray] = {}  # better weights than those on the disk
         self.started = 0.0
         self.saved = time.monotonic()
 
@@ -154,71 +164,102 @@ class Checkpointing(keras.callbacks.Callback):
         progress.epoch = epoch + 1
         seconds = time.perf_counter() - self.started
         progress.history.append({"epoch": epoch + 1, **logs, "seconds": round(seconds, 2)})
-        improved = logs[MONITOR] > progress.best
-        if improved:
+        if logs[MONITOR] > progress.best:
             progress.best, progress.best_epoch, progress.wait = logs[MONITOR], epoch + 1, 0
-            progress.best_weights = self.model.get_weights()
+            self.unwritten = weights_of(self.model)
         else:
             progress.wait += 1
         if progress.wait >= self.patience:
             progress.stopped_early = True
             self.model.stop_training = True
-        try:
-            self._write(improved)
-        except StorageError as error:
-            raise self._kept(error) from error
-
-    def _write(self, improved: bool) -> None:
-        """The checkpoint comes last, so that it never promises too much."""
-        if improved:
-            write_best(self.folder, self.best_model, self.progress)
-        write_history(self.folder, self.progress)
-        ended = self.progress.stopped_early or self.progress.epoch == self.epochs
+        write_history(self.folder, progress)
+        ended = progress.stopped_early or progress.epoch == self.epochs
         if ended or time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
-            save_checkpoint(self.folder / LAST, self.model, self.progress)
+            self._write_checkpoint()
             self.saved = time.monotonic()
 
-    def _kept(self, error: StorageError) -> StorageError:
-        """Write the checkpoint where there is room; the error, and where it is kept."""
-        # The full disk may be the local one, over which the best weights go.
-        for place in (self.folder / LAST, self.local):
-            with contextlib.suppress(StorageError):
-                self._keep_at(place)
-                return StorageError(
-                    error.rule,
-                    error.received,
-                    f"{error.advice} The training up to epoch {self.progress.epoch} is kept in "
-                    f"{place}: the same call goes on from there.",
-                )
-        return error  # the last checkpoint in the folder is all there is
+    def _write_checkpoint(self) -> None:
+        """The best weights wait under another name until the checkpoint that knows them is there.
 
-    def _keep_at(self, place: Path) -> None:
-        if place == self.local:
-            with explained(place):
-                place.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(place, self.model, self.progress)
+        Whenever the process is killed, checkpoint and best weights are of one moment: another GPU
+        need not reach again what is later than the checkpoint.
+        """
+        if self.unwritten:
+            save_weights(_waiting(self.folder, self.progress), self.unwritten)
+        save_checkpoint(self.folder / LAST, self.model, self.progress)
+        settle_best(self.folder, self.progress)
+        self.unwritten = {}
 
 
-def write_best(folder: Path, best_model: keras.Model, progress: Progress) -> None:
-    """Write the weights of the best epoch; `best_model` is an uncompiled copy of the network."""
-    best_model.set_weights(progress.best_weights)
-    size = sum(array.nbytes for array in progress.best_weights)
-    # HDF5 kills the process on a disk that fills up; so it writes where room was made sure of.
-    with _local_folder(2 * size + 2**20) as local:
-        best_model.save_weights(local / BEST)
-        write = partial(shutil.copyfile, local / BEST)
-        write_atomically(folder / BEST, write, make_folder=False)
+def settle_best(folder: Path, progress: Progress) -> None:
+    """Give the best weights of a checkpoint their final name, if a killed process did not.
+
+    Raises:
+        LungsegError: They are gone.
+    """
+    waiting = _waiting(folder, progress)
+    if waiting.is_file():
+        retry_passing(lambda: waiting.replace(folder / BEST))
+    for later in folder.glob(_WAITING.format("*")):
+        later.unlink()
+    if progress.best_epoch and not (folder / BEST).is_file():
+        raise LungsegError(
+            "A training goes on with its checkpoint and its best weights.",
+            f"no {BEST} beside {folder / LAST}",
+            f"Put it back, or delete {LAST} to start this run anew.",
+        )
 
 
-@contextlib.contextmanager
-def _local_folder(needed: int) -> Iterator[Path]:
-    """A folder on the local disk, for a while, with room for that many bytes."""
-    place = Path(tempfile.gettempdir())
-    advice = "Free some space there, or set TMPDIR to a folder on another disk."
-    with explained(place):
-        require_space(place, needed, "A copy of the best weights", advice)
-        with tempfile.TemporaryDirectory(prefix="lungseg-", ignore_cleanup_errors=True) as local:
-            yield Path(local)
+def _waiting(folder: Path, progress: Progress) -> Path:
+    return folder / _WAITING.format(progress.best_epoch)
+
+
+def save_checkpoint(path: Path, model: keras.Model, progress: Progress) -> Path:
+    """Write all that an exact continuation needs into one file, atomically.
+
+    Keras' weight files leave out the states of Dropout's random generators, and its
+    callbacks forget their best value; this file holds both. The best weights are a file of
+    their own.
+
+    Args:
+        path: The `.npz` file, in a folder that is there.
+        model: Compiled, its optimizer built.
+        progress: Stored as JSON text.
+    """
+    values = [keras.ops.convert_to_numpy(variable) for variable in _variables(model)]
+    arrays = {f"variable_{index}": value for index, value in enumerate(values)}
+    arrays["progress"] = np.array(json.dumps(asdict(progress)))
+    return save_weights(path, arrays)
+
+
+def restore_checkpoint(path: Path, model: keras.Model) -> Progress:
+    """Read a checkpoint back into a model of the same architecture and optimizer.
+
+    Raises:
+        LungsegError: The file is damaged or belongs to another architecture.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            progress = Progress(**json.loads(str(arrays["progress"])))
+            count = sum(name.startswith("variable_") for name in arrays.files)
+            values = [arrays[f"variable_{index}"] for index in range(count)]
+    except Exception as error:  # zipfile, zlib, NumPy and JSON each have their own
+        raise LungsegError(
+            "A checkpoint must be whole to be continued.",
+            f"{path} ({error})",
+            "Delete it to start this run anew.",
+        ) from error
+    variables = _variables(model)
+    wanted, found = [tuple(v.shape) for v in variables], [v.shape for v in values]
+    if wanted != found:
+        raise LungsegError(
+            "A checkpoint fits the architecture and optimizer it was written from.",
+            f"{path} with {len(found)} arrays, the model with {len(wanted)}",
+            "Use the parameters of that run, or another RUN_NAME.",
+        )
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return progress
 
 
 def write_history(folder: Path, progress: Progress) -> None:
@@ -226,6 +267,12 @@ def write_history(folder: Path, progress: Progress) -> None:
     table = pd.DataFrame(progress.history)
     write = partial(table.to_csv, index=False)
     write_atomically(folder / HISTORY, write, make_folder=False)
+
+
+def _variables(model: keras.Model) -> list:
+    metrics = {id(variable) for variable in model.metrics_variables}
+    own = [variable for variable in model.variables if id(variable) not in metrics]
+    return own + list(model.optimizer.variables)
 
 
 def _readable(seconds: float) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from lungseg_utils.errors import InvalidValueError
+from lungseg_utils.models.registry import NETWORKS
 from lungseg_utils.preparation.augmentation import Augmentation
 from lungseg_utils.preparation.imaging import Preprocessing
 
 CHOICES = {
-    "model": ("unet", "unetpp", "pix2pix"),
+    "model": tuple(NETWORKS),
     "loss": ("dice", "bce", "bce_dice"),
     "optimizer": ("adam", "adamw"),
     "schedule": ("constant", "cosine"),

@@ -1,17 +1,24 @@
-"""The hardware a run trains on: which GPUs there are and which precision suits them."""
+"""The hardware a run trains on: its GPUs, the precision that suits them, and memory that runs out.
+
+Importing this takes no Keras, so that what only predicts is light until it does.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-import keras
+from lungseg_utils.errors import LungsegError, MemoryExhaustedError
 
-from lungseg_utils.errors import LungsegError
+# By name, since each backend has its own class and only one of them is installed.
+_CLASSES = frozenset({"ResourceExhaustedError", "OutOfMemoryError", "MemoryError"})
+_WORDS = ("RESOURCE_EXHAUSTED", "CUDA_ERROR_OUT_OF_MEMORY", "CUDA out of memory")
 
 
 def list_gpus() -> list[str]:
     """Names of the GPUs that Keras' backend can use; empty on a CPU."""
+    import keras
+
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -21,7 +28,16 @@ def list_gpus() -> list[str]:
             detail.get("device_name", device.name)
             for device, detail in zip(devices, details, strict=True)
         ]
-    return keras.distribution.list_devices("gpu")
+    if keras.backend.backend() == "jax":
+        import jax
+
+        try:
+            return [device.device_kind for device in jax.devices("gpu")]
+        except RuntimeError:  # no such platform, says JAX
+            return []
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def describe_device() -> str:
@@ -50,6 +66,8 @@ def resolve_precision(precision: str) -> str:
 
 
 def _compute_capability() -> tuple[int, int]:
+    import keras
+
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -70,6 +88,8 @@ def _compute_capability() -> tuple[int, int]:
 @contextlib.contextmanager
 def dtype_policy(policy: str) -> Iterator[None]:
     """Build layers under a dtype policy and restore the former one afterwards."""
+    import keras
+
     former = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -87,6 +107,8 @@ def distribution_scope(distribute: str) -> contextlib.AbstractContextManager:
     Raises:
         LungsegError: `mirrored` with a backend other than TensorFlow.
     """
+    import keras
+
     if distribute == "none":
         return contextlib.nullcontext()
     if keras.backend.backend() != "tensorflow":
@@ -101,3 +123,34 @@ def distribution_scope(distribute: str) -> contextlib.AbstractContextManager:
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     names = [device.name for device in tf.config.list_logical_devices(kind)]
     return tf.distribute.MirroredStrategy(devices=names).scope()
+
+
+@contextlib.contextmanager
+def explained_exhaustion(what: str, advice: str) -> Iterator[None]:
+    """Turn what TensorFlow, JAX, PyTorch and Python raise when memory runs out into advice.
+
+    Args:
+        what: What did not fit, such as "A step of 16 images of 256 × 256 pixels".
+        advice: Which parameters to lower, with their names.
+
+    Raises:
+        MemoryExhaustedError: In place of such an error, which is chained; any other goes through.
+    """
+    try:
+        yield
+    except LungsegError:
+        raise
+    except Exception as error:
+        if not _is_exhaustion(error):
+            raise
+        # The libraries' messages list every buffer; the first line says what was asked for.
+        first_line = (str(error).strip().splitlines() or [""])[0][:200]
+        raise MemoryExhaustedError(
+            f"{what} must fit into memory.", f"{type(error).__name__}: {first_line}", advice
+        ) from error
+
+
+def _is_exhaustion(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & _CLASSES) or any(words in str(error) for words in _WORDS)

@@ -6,22 +6,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lungseg_utils.errors import LungsegError, MissingInputError
-from lungseg_utils.files.records import file_sha256, require_record
+from lungseg_utils.files.records import file_sha256, require_record, write_json
+from lungseg_utils.models.registry import NETWORKS, build_architecture
 from lungseg_utils.training.config import TrainingConfig
+from lungseg_utils.training.weights import assign_weights, read_weights, save_weights, weights_of
 
 RECORD = "run.json"
 _WHOLE = f"A run's {RECORD} is whole, as the training wrote it."
-BEST = "best.weights.h5"
+BEST = "best.npz"
+LAST = "last.npz"
 HISTORY = "history.csv"
+_FORMER_BEST = "best.weights.h5"  # of an earlier version
 HALF_SIZE = "half_size"  # in a run's folder, that of its first stage
-NOTEBOOKS = {
-    "unet": "04_train_unet",
-    "unetpp": "05_train_unetpp",
-    "pix2pix": "06_train_pix2pix",
-}
+NOTEBOOKS = {name: network.notebook for name, network in NETWORKS.items()}
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,11 @@ class Run:
             LungsegError: The weight file is damaged, of another architecture, or holds anything
                 but plain numbers. Nothing in it is executed.
         """
-        from lungseg_utils.models.registry import build_architecture
-        from lungseg_utils.training.weights import load_weights
-
         model = build_architecture(self.config.model, self.config.size, self.config.model_options)
         try:
             check_best(self.record, self.best_weights)
-            load_weights(model, self.best_weights)
-        except Exception as error:  # h5py and Keras raise many kinds
+            assign_weights(model, read_weights(self.best_weights.read_bytes()))
+        except (OSError, ValueError) as error:
             raise LungsegError(
                 "A run's weights must be whole and fit the network that run.json describes.",
                 f"{self.best_weights} ({error})",
@@ -99,15 +97,16 @@ def load_run(folder: Path | str) -> Run:
         folder: `runs/<name>` of the workspace.
 
     Raises:
-        MissingInputError: There is no run, or it has not finished an epoch.
+        MissingInputError: There is no run, or it has no checkpoint yet; what an earlier version
+            trained is taken over by running its notebook again.
         LungsegError: `run.json` is damaged or does not describe a run.
     """
     folder = Path(folder)
     if not (folder / RECORD).is_file() or not (folder / BEST).is_file():
-        notebook = NOTEBOOKS.get(folder.name, "04_train_unet, 05_train_unetpp or 06_train_pix2pix")
+        notebook = NOTEBOOKS.get(folder.name, " or ".join(NOTEBOOKS.values()))
         raise MissingInputError(
             "A run must be trained before it is used.",
-            f"no run with weights in {folder}",
+            f"no {RECORD} with a {BEST} in {folder}",
             f"Run notebook {notebook} first, or check RUN_NAME and WORKSPACE.",
         )
     record = read_run_record(folder, "config")
@@ -131,6 +130,39 @@ def read_run_record(folder: Path, *keys: str) -> dict:
         LungsegError: It is damaged, or lacks a key.
     """
     return require_record(folder / RECORD, keys, _WHOLE, train_again(folder))
+
+
+def adopt_former(folder: Path) -> None:
+    """Give a run of an earlier version its best weights in the present form.
+
+    Its checkpoint holds them too, so that the former file need not be read.
+
+    Args:
+        folder: The run's folder; any other run is left as it is.
+
+    Raises:
+        LungsegError: The checkpoint is gone or damaged; says what to delete.
+    """
+    if not (folder / _FORMER_BEST).is_file():
+        return
+    record = read_run_record(folder, "config")
+    config = TrainingConfig.from_dict(record["config"])
+    model = build_architecture(config.model, config.size, config.model_options)
+    try:
+        with np.load(folder / LAST, allow_pickle=False) as arrays:
+            model.set_weights([arrays[f"best_{index}"] for index in range(len(model.weights))])
+    except Exception as error:  # zipfile, zlib and NumPy each have their own
+        raise LungsegError(
+            "A run of an earlier version goes on from its whole checkpoint.",
+            f"{folder / LAST} ({error})",
+            train_again(folder),
+        ) from error
+    save_weights(folder / BEST, weights_of(model))
+    if "best_weights_sha256" in record:
+        record["best_weights_sha256"] = file_sha256(folder / BEST)
+        write_json(folder / RECORD, record)
+    # Last, so that a killed process has done nothing that is not done again.
+    (folder / _FORMER_BEST).unlink()
 
 
 def train_again(folder: Path) -> str:

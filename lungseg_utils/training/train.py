@@ -20,35 +20,33 @@ from lungseg_utils.files.records import (
 )
 from lungseg_utils.files.storage import explained, hold
 from lungseg_utils.models.losses import DiceCoefficient, get_loss
-from lungseg_utils.models.registry import build_architecture, build_model
+from lungseg_utils.models.registry import build_model
 from lungseg_utils.preparation.augmentation import NONE
 from lungseg_utils.preparation.batches import CaseBatches
 from lungseg_utils.preparation.cases import Cases
+from lungseg_utils.training import devices
 from lungseg_utils.training.callbacks import (
     Checkpointing,
     DivergenceGuard,
     EpochClock,
+    Progress,
     ProgressBar,
-    write_best,
+    restore_checkpoint,
+    settle_best,
     write_history,
 )
-from lungseg_utils.training.checkpoints import (
-    LAST,
-    Progress,
-    bring_back,
-    local_path,
-    restore_checkpoint,
-)
 from lungseg_utils.training.config import TrainingConfig
-from lungseg_utils.training.devices import (
-    describe_device,
-    distribution_scope,
-    dtype_policy,
-    list_gpus,
-    resolve_precision,
+from lungseg_utils.training.runs import (
+    BEST,
+    HALF_SIZE,
+    HISTORY,
+    LAST,
+    RECORD,
+    Run,
+    adopt_former,
+    load_run,
+    read_run_record,
 )
-from lungseg_utils.training.memory import explained_exhaustion
-from lungseg_utils.training.runs import BEST, HALF_SIZE, RECORD, Run, load_run, read_run_record
 
 _OF_HALF_SIZE = ("epochs_run", "best_epoch", "best_val_dice", "training_seconds")
 
@@ -79,10 +77,10 @@ def train(
 ) -> Run:
     """Train a network, or go on with its training.
 
-    Writes into the run's folder: `run.json`, `history.csv`, `best.weights.h5` (best
-    validation Dice), `last.npz` (to go on from). A second call with the same arguments
-    continues an interrupted run and returns a finished one; `epochs` may be raised. A first
-    stage at half the size is a run of its own, in the folder `half_size` inside.
+    Writes into the run's folder: `run.json`, `history.csv`, `best.npz` (best validation
+    Dice), `last.npz` (to go on from). A second call with the same arguments continues an
+    interrupted run and returns a finished one, also one of an earlier version; `epochs` may be
+    raised. A first stage at half the size is a run of its own, in the folder `half_size` inside.
 
     On the CPU a resumed training ends with the same bits as an uninterrupted one if
     `tf.config.experimental.enable_op_determinism()` was called before; else up to rounding.
@@ -104,7 +102,7 @@ def train(
         LungsegError: `run.json` or the checkpoint is damaged; says what to delete.
         TrainingDivergedError: The loss became NaN or infinite.
         MemoryExhaustedError: The network or a batch does not fit; names what to lower.
-        StorageError: The folder is full, read-only or gone; says where the checkpoint is kept.
+        StorageError: The folder is full, read-only or gone; the last checkpoint is as it was.
         LockedError: Another process trains this run.
     """
     _check_cases(config, train_cases, val_cases)
@@ -121,40 +119,42 @@ def _train(
     overwrite: bool,
     tensorboard: bool,
 ) -> Run:
+    for place in (folder, folder / HALF_SIZE):
+        adopt_former(place)
     record = _open_record(folder, config, train_cases, val_cases, overwrite)
     remove_partial(folder)
-    local = local_path(folder, record["started"])
-    if bring_back(local, folder / LAST):
-        print(f"Copied the checkpoint that was kept in {local}.")
-    if record.get("finished"):
+    if record.get("finished") and (folder / BEST).is_file():
         print(f"Run {folder.name} is trained already; its best weights are used.")
         return load_run(folder)
     half = None
     if config.half_size_epochs and not (folder / LAST).is_file():
         # On disk before the first stage begins, so that a change of parameters is noticed.
         write_json(folder / RECORD, record)
-        half = _train_half_size(config, train_cases, val_cases, folder)
+        print(f"First stage, at {config.size // 2} × {config.size // 2}:")
+        halved = train_cases.halved(), val_cases.halved()
+        half = train(config.half_size(), *halved, folder / HALF_SIZE)
         record["half_size"] = {name: half.record[name] for name in _OF_HALF_SIZE}
-    print(describe_device())
+    print(devices.describe_device())
     keras.utils.set_random_seed(config.seed)
     train_batches = _batches(config, train_cases, train=True)
     val_batches = _batches(config, val_cases, train=False)
     # A run goes on in the precision it began with, also when Colab gives it another GPU.
-    policy = record.get("dtype_policy") or resolve_precision(config.precision)
-    with distribution_scope(config.distribute):
+    policy = record.get("dtype_policy") or devices.resolve_precision(config.precision)
+    with devices.distribution_scope(config.distribute):
         model = compile_model(config, steps=len(train_batches), policy=policy)
-    best_model = build_architecture(config.model, config.size, config.model_options)
     progress = Progress()
     if (folder / LAST).is_file():
         progress = restore_checkpoint(folder / LAST, model)
-        _write_as_of(progress, folder, best_model)
+        # A killed process may have left what is later than its checkpoint.
+        settle_best(folder, progress)
+        write_history(folder, progress)
         print(f"Going on after epoch {progress.epoch}.")
     elif half:
         model.set_weights(half.load_model().get_weights())
     record |= {"sources": sorted(set(train_cases.index["source"])), **_environment(policy)}
     write_json(folder / RECORD, record)
     if progress.epoch < config.epochs and not progress.stopped_early:
-        keeper = Checkpointing(folder, best_model, progress, config.epochs, config.patience, local)
+        keeper = Checkpointing(folder, progress, config.epochs, config.patience)
         _fit(model, config, train_batches, val_batches, keeper, tensorboard)
     record |= {
         "finished": _now(),
@@ -180,7 +180,7 @@ def compile_model(config: TrainingConfig, steps: int, policy: str = "float32") -
     Returns:
         The model, its optimizer built.
     """
-    with dtype_policy(policy):
+    with devices.dtype_policy(policy):
         model = build_model(config.model, config.size, config.model_options)
         optimizer = _optimizer(config, steps)
         loss = None if config.model == "pix2pix" else get_loss(config.loss)
@@ -188,13 +188,6 @@ def compile_model(config: TrainingConfig, steps: int, policy: str = "float32") -
     # Built before the first step, so that a checkpoint can be restored into it.
     model.optimizer.build(model.trainable_variables)
     return model
-
-
-def _train_half_size(
-    config: TrainingConfig, train_cases: Cases, val_cases: Cases, folder: Path
-) -> Run:
-    print(f"First stage, at {config.size // 2} × {config.size // 2}:")
-    return train(config.half_size(), train_cases.halved(), val_cases.halved(), folder / HALF_SIZE)
 
 
 def _fit(
@@ -209,16 +202,8 @@ def _fit(
     # Under MirroredStrategy, Keras' workers draw on past an epoch's end, before the next is set.
     workers = 1 if config.distribute == "mirrored" else 2
     dataset = BatchDataset(train_batches, first_epoch, workers)
-    callbacks = [
-        EpochClock(dataset),
-        DivergenceGuard(),
-        ProgressBar(len(train_batches), config.epochs, first_epoch),
-        keeper,
-        *_tensorboard(keeper.folder, tensorboard),
-    ]
-    with contextlib.ExitStack() as stack:
-        # `fit` leaves the bar open when a step raises.
-        stack.callback(lambda: callbacks[2].bar and callbacks[2].bar.close())
+    bar = ProgressBar(len(train_batches), config.epochs, first_epoch)
+    with contextlib.closing(bar):
         model.fit(
             dataset,
             validation_data=BatchDataset(val_batches),
@@ -226,21 +211,20 @@ def _fit(
             shuffle=False,
             initial_epoch=first_epoch,
             epochs=config.epochs,
-            callbacks=callbacks,
+            callbacks=[
+                EpochClock(dataset),
+                DivergenceGuard(),
+                bar,
+                keeper,
+                *_tensorboard(keeper.folder, tensorboard),
+            ],
             verbose=0,
         )
 
 
-def _write_as_of(progress: Progress, folder: Path, best_model: keras.Model) -> None:
-    """Bring the other files to the checkpoint's epoch: a killed run may have left later ones."""
-    if progress.best_weights:
-        write_best(folder, best_model, progress)
-    write_history(folder, progress)
-
-
 def _explained_exhaustion(config: TrainingConfig) -> contextlib.AbstractContextManager:
     size, batch_size = config.size, config.batch_size
-    return explained_exhaustion(
+    return devices.explained_exhaustion(
         f"A step of {batch_size} images of {size} × {size} pixels",
         f"Lower BATCH_SIZE (now {batch_size}) first, then BASE_FILTERS or SIZE (now {size}). A run "
         "that has finished epochs needs another RUN_NAME for that, or OVERWRITE.",
@@ -272,18 +256,6 @@ def _batches(config: TrainingConfig, cases: Cases, train: bool) -> CaseBatches:
 def _open_record(
     folder: Path, config: TrainingConfig, train: Cases, val: Cases, overwrite: bool
 ) -> dict:
-    try:
-        return _matching_record(folder, config, train, val)
-    except StaleOutputError:
-        places = [folder / name for name in (LAST, BEST, HALF_SIZE)]
-        # A run that failed before its first whole epoch has nothing to lose.
-        if not overwrite and any(place.exists() for place in places):
-            raise
-    discard_folder(folder)
-    return _matching_record(folder, config, train, val)
-
-
-def _matching_record(folder: Path, config: TrainingConfig, train: Cases, val: Cases) -> dict:
     inputs = {
         "config": config.to_dict(),
         "data": {
@@ -293,31 +265,37 @@ def _matching_record(folder: Path, config: TrainingConfig, train: Cases, val: Ca
             "val_cases": len(val),
         },
     }
-    if not (folder / RECORD).is_file():
-        return {"name": folder.name, **inputs, "started": _now()}
-    record = read_run_record(folder, *inputs)
+    if (folder / RECORD).is_file():
+        record = read_run_record(folder, *inputs)
+        try:
+            return _continued(record, inputs, f"runs/{folder.name}")
+        except StaleOutputError:
+            # A run that failed before its first whole epoch has nothing to lose.
+            trained = any((folder / name).exists() for name in (LAST, HISTORY, HALF_SIZE))
+            if trained and not overwrite:
+                raise
+        discard_folder(folder)
+    return {"name": folder.name, **inputs, "started": _now()}
+
+
+def _continued(record: dict, inputs: dict, name: str) -> dict:
+    """The record of a run that goes on with these inputs, its epochs perhaps raised."""
     advice = "Choose another RUN_NAME, or pass OVERWRITE to delete the old run."
     known = {key: record[key] for key in inputs}
-    check_reusable(known, inputs, f"runs/{folder.name}", advice, ignore=["config.epochs"])
-    if config.epochs < record["config"]["epochs"]:
-        raise StaleOutputError(
-            "The epochs of a run can be raised but not lowered.",
-            f"EPOCHS was {record['config']['epochs']}, now {config.epochs}",
-            advice,
-        )
-    raised = config.epochs > record["config"]["epochs"]
-    if raised and record.get("stopped_early"):
-        raise StaleOutputError(
-            "A run that stopped early has nothing to gain from more epochs.",
-            f"EPOCHS was {record['config']['epochs']}, now {config.epochs}; it stopped after "
-            f"{record['epochs_run']}",
-            "Raise PATIENCE under another RUN_NAME.",
-        )
-    if raised:
-        # A cosine schedule stretches to the new end, so the rate rises where training goes on.
-        record.setdefault("epochs_raised_after", []).append(record["config"]["epochs"])
-        record.pop("finished", None)
-        record["config"]["epochs"] = config.epochs
+    check_reusable(known, inputs, name, advice, ignore=["config.epochs"])
+    former, epochs = record["config"]["epochs"], inputs["config"]["epochs"]
+    if epochs == former:
+        return record
+    rule = "The epochs of a run can be raised, as long as it did not stop early."
+    if epochs < former:
+        raise StaleOutputError(rule, f"EPOCHS was {former}, now {epochs}", advice)
+    if record.get("stopped_early"):
+        stopped = f"EPOCHS was {former}, now {epochs}; it stopped after {record['epochs_run']}"
+        raise StaleOutputError(rule, stopped, "Raise PATIENCE under another RUN_NAME.")
+    # A cosine schedule stretches to the new end, so the rate rises where training goes on.
+    record.setdefault("epochs_raised_after", []).append(former)
+    record.pop("finished", None)
+    record["config"]["epochs"] = epochs
     return record
 
 
@@ -345,7 +323,7 @@ def _environment(policy: str) -> dict:
         "versions": versions(),
         "backend": keras.backend.backend(),
         "dtype_policy": policy,
-        "gpus": list_gpus(),
+        "gpus": devices.list_gpus(),
         "git_commit": git_commit(),
     }
 

@@ -1,94 +1,97 @@
-"""Files of weights that may come from anywhere: looked through before Keras sees them."""
+"""Weights as files: plain numbers by their variables' paths, looked through before they are used.
+
+A file of weights is a NumPy archive (`.npz`) without pickles, so that nothing in it can run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lungseg_utils.files.records import differing, write_atomically
+
 if TYPE_CHECKING:
-    import h5py
     import keras
 
-_HDF5 = b"\x89HDF\r\n\x1a\n"
-_OTHER_KINDS = {
-    b"PK\x03\x04": "a zip archive, such as a whole model saved as .keras, which can hold code",
-    b"\x80": "a Python pickle, which runs code when it is read",
-    b"<": "a web page or other text",
-}
-# What Keras's older format writes beside the weights; a Lambda layer in it is code.
-_WHOLE_MODEL = ("model_config", "training_config", "layer_names")
+_DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
+_LARGEST_RATIO = 100  # of unpacked to packed: weights hardly get smaller
 
 
-def load_weights(model: keras.Model, path: Path) -> None:
-    """Load a `.weights.h5` file that holds plain numbers for exactly this network, and no more.
+def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """A network's weights by their variables' paths, as arrays of their own; float32."""
+    import keras
 
-    Nothing in the file is executed: only arrays are read from it.
+    return {
+        variable.path: np.array(keras.ops.convert_to_numpy(variable)) for variable in model.weights
+    }
+
+
+def save_weights(path: Path, weights: Mapping[str, np.ndarray]) -> Path:
+    """Write weights into a file, atomically.
 
     Args:
-        model: Built; given the weights.
-        path: The file, as Keras's `save_weights` writes it.
+        path: The `.npz` file, in a folder that is there.
+        weights: As `weights_of` gives them.
 
     Raises:
-        ValueError: The file is of another kind, truncated or altered, holds links or a whole
-            model, is of another architecture, or has values that are not finite.
-        OSError: The file cannot be read.
+        StorageError: The disk is full, read-only or gone.
     """
-    import h5py
-    import keras
 
-    _check_kind(path)
-    with h5py.File(path, "r") as file:
-        if whole := [name for name in _WHOLE_MODEL if name in file.attrs]:
-            raise ValueError(f"a whole model ({', '.join(whole)}), which can hold code")
-        found = _count_numbers(file, path.stat().st_size)
-    wanted = sum(int(np.prod(weight.shape)) for weight in model.weights)
-    if found != wanted:
-        raise ValueError(f"{found:,} weights, and the network has {wanted:,}")
-    model.load_weights(path)
-    for weight in model.weights:
-        if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
-            raise ValueError(f"values of {weight.path} are not finite")
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, **weights)
+
+    return write_atomically(path, write, make_folder=False)
 
 
-def _check_kind(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(len(_HDF5))
-    if head != _HDF5:
-        kinds = (kind for start, kind in _OTHER_KINDS.items() if head.startswith(start))
-        raise ValueError(next(kinds, "no HDF5 file" if head else "an empty file"))
+def read_weights(content: bytes) -> dict[str, np.ndarray]:
+    """Read the content of a file of weights. Nothing in it is executed.
+
+    Args:
+        content: Of a `.npz` file.
+
+    Returns:
+        Arrays by their names, finite, float16 or float32.
+
+    Raises:
+        ValueError: The file is truncated or damaged, of another kind, would unpack to much more
+            than its own size, or holds anything but finite numbers; says which.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            size = sum(entry.file_size for entry in arrays.zip.infolist())
+            if size > _LARGEST_RATIO * len(content):
+                raise ValueError(f"it would unpack to {size:,} bytes")
+            weights = {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # zipfile, zlib and NumPy each have their own
+        raise ValueError(f"no whole .npz file of plain arrays: {error}") from error
+    for name, array in weights.items():
+        # An entry that is no array comes as bytes.
+        if getattr(array, "dtype", None) not in _DTYPES:
+            raise ValueError(f"{name} is no plain array of numbers, float16 or float32")
+        if not np.isfinite(array).all():
+            raise ValueError(f"values of {name} are not finite")
+    return weights
 
 
-def _count_numbers(file: h5py.File, file_bytes: int) -> int:
-    """Number of values in all arrays of a file, which may not unpack to more than its own size."""
-    count = size = 0
-    for array in _arrays(file):
-        if array.dtype.kind not in "fiu" or array.is_virtual or array.external:
-            raise ValueError(f"{array.name} is no plain array of numbers")
-        count, size = count + array.size, size + array.nbytes
-        if size > file_bytes:
-            raise ValueError(f"{array.name} claims more values than the file has room for")
-    return count
+def assign_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
+    """Give a network its weights, which must be those of all its variables and no others.
 
+    Args:
+        model: Built.
+        weights: Arrays by their variables' paths, float16 or float32.
 
-def _arrays(file: h5py.File) -> Iterator[h5py.Dataset]:
-    import h5py
-
-    groups, seen = [file], set()
-    while groups:
-        group = groups.pop()
-        # A group can be linked into itself.
-        address = h5py.h5o.get_info(group.id).addr
-        if address in seen:
-            continue
-        seen.add(address)
-        for name in group:
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(f"{group.name}/{name} leads elsewhere")
-            entry = group[name]
-            if isinstance(entry, h5py.Group):
-                groups.append(entry)
-            else:
-                yield entry
+    Raises:
+        ValueError: They are of another architecture; names the first array that differs.
+    """
+    variables = {variable.path: variable for variable in model.weights}
+    stored = {path: list(array.shape) for path, array in weights.items()}
+    wanted = {path: list(variable.shape) for path, variable in variables.items()}
+    for path, (found, expected) in differing(stored, wanted).items():
+        raise ValueError(f"{path} is {found} in the file, {expected} in the network")
+    for path, variable in variables.items():
+        variable.assign(weights[path].astype(np.float32))

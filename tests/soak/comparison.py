@@ -41,8 +41,6 @@ def _files(folder: Path) -> set[str]:
 def _same(wanted: Path, found: Path) -> bool:
     if wanted.name == "last.npz":
         return _same_checkpoint(wanted, found)
-    if wanted.name == "best.weights.h5":
-        return _same_weights(wanted, found)
     if wanted.name == "history.csv":
         return _without_last_column(wanted) == _without_last_column(found)
     if wanted.suffix == ".json":
@@ -56,24 +54,6 @@ def _same_checkpoint(wanted: Path, found: Path) -> bool:
         return names == set(right.files) and all(
             np.array_equal(left[name], right[name]) for name in names - {"progress"}
         )
-
-
-def _same_weights(wanted: Path, found: Path) -> bool:
-    import h5py
-
-    def arrays(path: Path) -> dict[str, bytes]:
-        values = {}
-        with h5py.File(path) as file:
-            file.visititems(
-                lambda name, item: (
-                    values.update({name: item[()].tobytes()})
-                    if isinstance(item, h5py.Dataset)
-                    else None
-                )
-            )
-        return values
-
-    return arrays(wanted) == arrays(found)
 
 
 def _without_last_column(path: Path) -> list[str]:
