@@ -1,6 +1,7 @@
 # make demo                  all nine notebooks on synthetic X-rays, in workspace/demo
 # make test                  lint and tests, notebooks included
 # make soak                  the long tests: processes killed, disks full, thousands of damaged files
+# make backends              one tiny training of each network on PyTorch, which is installed for it
 # make real DATA=folder      all nine notebooks on a downloaded bundle, in workspace/real
 # make benchmark DATA=folder EXTERNAL=folder
 #                            every result again, from the shipped weights; either may be left out;
@@ -15,7 +16,7 @@ READY := .venv/ready$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 CONSTRAINTS := tests/constraints-colab.txt
 RUN_SERIES := .venv/bin/python -m tools.series
 
-.PHONY: help demo test soak real benchmark lint clean set-repository
+.PHONY: help demo test backends soak real benchmark lint clean set-repository
 help:
 	@sed -n 's/^# \{0,1\}//; /^$$/q; p' Makefile
 
@@ -47,6 +48,12 @@ lint: $(READY)
 
 test: lint
 	.venv/bin/python -m pytest
+
+# Into the same environment; where there is a build without CUDA, that saves gigabytes.
+backends: $(READY)
+	.venv/bin/python -c "import torch" 2>/dev/null || .venv/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --extra-index-url https://download.pytorch.org/whl/cpu torch
+	LUNGSEG_BACKENDS=torch .venv/bin/python -m pytest tests/test_backends.py
 
 soak: $(READY)
 	.venv/bin/python tests/soak $(SOAK)
