@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +68,13 @@ class Run:
         """
         model = build_architecture(self.config.model, self.config.size, self.config.model_options)
         try:
-            check_best(self.record, self.best_weights)
-            assign_weights(model, read_weights(self.best_weights.read_bytes()))
+            # What is verified is what is read: the file is opened only once.
+            content = self.best_weights.read_bytes()
+            found = hashlib.sha256(content).hexdigest()
+            wanted = self.record.get("best_weights_sha256") if self.record.get("finished") else None
+            if wanted not in (None, found):
+                raise ValueError(f"SHA-256 {found}, not {wanted}, with which the training ended")
+            assign_weights(model, read_weights(content))
         except (OSError, ValueError) as error:
             raise LungsegError(
                 "A run's weights must be whole and fit the network that run.json describes.",
@@ -76,18 +82,6 @@ class Run:
                 train_again(self.folder),
             ) from error
         return model
-
-
-def check_best(record: dict, best_weights: Path) -> None:
-    """Compare the best weights of a finished run with the SHA-256 in its record.
-
-    Raises:
-        ValueError: They differ.
-    """
-    if record.get("finished") and "best_weights_sha256" in record:
-        found = file_sha256(best_weights)
-        if found != record["best_weights_sha256"]:
-            raise ValueError(f"SHA-256 {found}, not that of the weights the training ended with")
 
 
 def load_run(folder: Path | str) -> Run:
