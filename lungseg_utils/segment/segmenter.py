@@ -22,7 +22,7 @@ from lungseg_utils.preparation.imaging import (
 from lungseg_utils.segment.folders import ResultFolder
 from lungseg_utils.segment.postprocess import clean_mask, doubt, lungs_are_bright, to_mask
 from lungseg_utils.segment.predict import predict_images
-from lungseg_utils.segment.shipped import SHIPPED, ShippedRun, load_shipped
+from lungseg_utils.segment.shipped import SHIPPED, ShippedRun, load_shipped, predicting_part
 from lungseg_utils.training.runs import Run, load_run
 
 LEAST_SIDE = 32
@@ -190,8 +190,7 @@ class Segmenter:
         import keras
 
         digest = hashlib.sha256()
-        # Of Pix2Pix only the generator makes masks; shipped weights hold nothing else of it.
-        for variable in getattr(self.model, "generator", self.model).weights:
+        for variable in predicting_part(self.model).weights:
             digest.update(keras.ops.convert_to_numpy(variable).tobytes())
         config = self.run.config
         return {
