@@ -30,9 +30,9 @@ WIDTH = 9.0
 SMALL, MEDIUM = 8, 10
 """Font sizes in points: of what stands at an image, and of axes."""
 
-# Of a grid of images, in inches: between images, for a line of title, for the rows' names, and the
-# width that an entry of the legend takes.
-_GAP, _TITLE, _LABEL, _LEGEND_ENTRY = 0.06, 0.25, 0.28, 1.95
+Images = Sequence[np.ndarray] | np.ndarray
+# Of a grid of images, in inches: between images, for a line of title, for an entry of the legend.
+_GAP, _TITLE, _LEGEND_ENTRY = 0.06, 0.25, 1.95
 _CHARACTER = 0.58  # mean width of a character, as a fraction of the font's size
 
 
@@ -54,28 +54,10 @@ def save_figure(figure: Figure, path: Path | str, dpi: int = 150) -> Path:
 
 
 def as_grey(image: np.ndarray) -> np.ndarray:
-    """An X-ray as it is drawn.
-
-    Args:
-        image: uint8 (H, W), or float in [0, 1]; (H, W, 1) is taken too.
-
-    Returns:
-        uint8 (H, W).
-
-    Raises:
-        LungsegError: Another shape or type.
-    """
-    image = np.asarray(image)
-    if image.ndim == 3 and image.shape[-1] == 1:
-        image = image[..., 0]
-    if image.ndim == 2 and np.issubdtype(image.dtype, np.floating):
+    """An X-ray as it is drawn: uint8 (H, W) from uint8, or float in [0, 1]; (H, W, 1) is taken."""
+    image = image[..., 0] if np.ndim(image) == 3 else np.asarray(image)
+    if np.issubdtype(image.dtype, np.floating):
         return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
-    if image.ndim != 2 or image.dtype != np.uint8:
-        raise LungsegError(
-            "An X-ray to draw is uint8 (H, W), or float in [0, 1].",
-            f"{image.dtype} {image.shape}",
-            "Read it with imaging.read_image.",
-        )
     return image
 
 
@@ -88,9 +70,7 @@ def as_mask(mask: np.ndarray) -> np.ndarray:
 def image_grid(
     rows: int,
     columns: int,
-    shape: Sequence[int],
-    titled_rows: int | None = None,
-    row_labels: Sequence[str] = (),
+    images: Images,
     legend: Sequence[Artist] = (),
     cell: float = 3.0,
 ) -> tuple[NotebookFigure, np.ndarray]:
@@ -99,35 +79,36 @@ def image_grid(
     Args:
         rows: Of images.
         columns: Of images.
-        shape: Height and width of the images, which set the figure's.
-        titled_rows: How many rows, from the top, have titles over their images; None: all.
-        row_labels: Names of the rows, at their left.
+        images: Of one shape, (H, W) or (H, W, channels), which sets the figure's.
         legend: Entries of the legend below.
         cell: Width of an image in inches, less where the figure would be wider than a page.
 
     Returns:
         The figure and its axes, (rows, columns).
+
+    Raises:
+        LungsegError: There is no image.
     """
-    titled_rows = rows if titled_rows is None else titled_rows
-    left = _LABEL if row_labels else _GAP
-    across = min(cell, (WIDTH - left) / columns - _GAP)
-    down = across * shape[0] / shape[1]
-    above = [_TITLE if row < titled_rows else _GAP for row in range(rows)]
-    width = left + columns * (across + _GAP)
+    if not len(images):
+        raise LungsegError(
+            "A figure of images needs at least one.", "none", "See above why none could be read."
+        )
+    across = min(cell, (WIDTH - _GAP) / columns - _GAP)
+    height, width = np.shape(images[0])[:2]
+    down = across * height / width
+    width = _GAP + columns * (across + _GAP)
     legend_columns = max(1, min(len(legend), int(width / _LEGEND_ENTRY)))
     legend_rows = -(-len(legend) // legend_columns)
     below = 0.1 + 0.2 * legend_rows if legend else _GAP
-    height = sum(above) + rows * down + below
+    height = rows * (_TITLE + down) + below
     figure = NotebookFigure(figsize=(width, height))
     axes = np.empty((rows, columns), dtype=object)
     for row, column in np.ndindex(rows, columns):
-        x = left + column * (across + _GAP)
-        y = height - sum(above[: row + 1]) - (row + 1) * down
+        x = _GAP + column * (across + _GAP)
+        y = height - (row + 1) * (_TITLE + down)
         place = (x / width, y / height, across / width, down / height)
         axes[row, column] = figure.add_axes(place, xticks=[], yticks=[], anchor="N")
         axes[row, column].spines[:].set_visible(False)
-    for panel, name in zip(axes[:, 0], row_labels, strict=bool(row_labels)):
-        panel.set_ylabel(name, fontsize=SMALL + 1, color=INK)
     if legend:
         figure.legend(
             handles=list(legend),
@@ -183,17 +164,6 @@ def overlap_handles() -> list[Artist]:
         "Missed (false negative)": TRUTH,
     }
     return [Patch(color=colour, label=name) for name, colour in names.items()]
-
-
-def require_same_length(**sequences: Sequence[object]) -> None:
-    """Refuse lists of images, masks and names that do not match each other."""
-    lengths = {name: len(values) for name, values in sequences.items()}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        raise LungsegError(
-            "A grid needs at least one case, and each list as many entries as the others.",
-            ", ".join(f"{length} {name}" for name, length in lengths.items()),
-            "Pass one of each for every case.",
-        )
 
 
 def _shortened(title: str, axes: Axes) -> str:

@@ -18,6 +18,7 @@ from lungseg_utils.figures.drawing import (
     PREDICTION,
     SHARED,
     TRUTH,
+    Images,
     as_grey,
     as_mask,
     draw_image,
@@ -26,13 +27,11 @@ from lungseg_utils.figures.drawing import (
     image_grid,
     outline_handles,
     overlap_handles,
-    require_same_length,
 )
 
 if TYPE_CHECKING:
     from lungseg_utils.segment.cleaning import Cleaned
 
-Images = Sequence[np.ndarray] | np.ndarray
 _OPACITY = 0.55
 _SINGLE = 6.0
 
@@ -45,29 +44,17 @@ def show_pairs(images: Images, masks: Images, titles: Sequence[str]) -> Figure:
         masks: Their true masks.
         titles: Their ids.
     """
-    require_same_length(images=images, masks=masks, titles=titles)
-    figure, axes = image_grid(
-        3,
-        len(images),
-        np.shape(masks[0]),
-        titled_rows=1,
-        row_labels=("X-ray", "Mask", "Overlay"),
-        legend=outline_handles("Truth"),
-    )
-    for column, (image, mask, title) in enumerate(zip(images, masks, titles, strict=True)):
-        draw_image(axes[0, column], image, title)
-        draw_mask(axes[1, column], mask)
-        draw_image(axes[2, column], image)
-        draw_outline(axes[2, column], mask, TRUTH)
+    figure, axes = image_grid(3, len(images), images, legend=outline_handles("Truth"))
+    for panels, image, mask, title in zip(axes.T, images, masks, titles, strict=True):
+        draw_image(panels[0], image, title)
+        draw_mask(panels[1], mask, "Mask")
+        draw_image(panels[2], image, "Overlay")
+        draw_outline(panels[2], mask, TRUTH)
     return figure
 
 
 def show_augmentations(
-    image: np.ndarray,
-    mask: np.ndarray,
-    augmented: Sequence[tuple[np.ndarray, np.ndarray]],
-    title: str = "Original",
-    columns: int = 4,
+    image: np.ndarray, mask: np.ndarray, augmented: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> Figure:
     """A case and its augmented versions, each with its mask's outline.
 
@@ -75,32 +62,30 @@ def show_augmentations(
         image: The X-ray.
         mask: Its mask.
         augmented: Pairs of X-ray and mask.
-        title: Over the original.
-        columns: Images in a row.
     """
-    names = [title, *(f"Augmented {number + 1}" for number in range(len(augmented)))]
-    figure, panels = _grid_of(names, columns, np.shape(mask), "Truth")
-    for panel, name, pair in zip(panels, names, [(image, mask), *augmented], strict=True):
-        draw_image(panel, pair[0], name)
-        draw_outline(panel, pair[1], TRUTH)
-    return figure
+    images, masks = zip((image, mask), *augmented, strict=True)
+    titles = ["Original", *(f"Augmented {number}" for number in range(1, len(images)))]
+    return _show_outlines(images, titles, {TRUTH: masks}, 4)
 
 
-def overlay(
-    image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, image_id: str = ""
+def show_worst_cases(
+    images: Images, truths: Images, predictions: Images, ids: Sequence[str], columns: int = 4
 ) -> Figure:
-    """An X-ray with the outlines of truth and prediction; the title carries id and Dice."""
-    handles = outline_handles("Truth", "Prediction")
-    figure, axes = image_grid(1, 1, np.shape(truth), legend=handles, cell=_SINGLE)
-    _draw_overlay(axes[0, 0], image, truth, prediction, _title(image_id, truth, prediction), 1.6)
-    return figure
+    """Outlines of truth and prediction in the cases given, each with id and Dice."""
+    titles = [_title(*case) for case in zip(ids, truths, predictions, strict=True)]
+    return _show_outlines(images, titles, {TRUTH: truths, PREDICTION: predictions}, columns)
+
+
+def show_unlabelled(images: Images, predictions: Images, ids: Sequence[str]) -> Figure:
+    """X-rays without a true mask, each with the prediction's outline."""
+    return _show_outlines(images, ids, {PREDICTION: predictions}, 6)
 
 
 def overlap_map(
     image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, image_id: str = ""
 ) -> Figure:
     """An X-ray coloured by agreement; the title carries id and Dice. Colours: `overlap_colours`."""
-    figure, axes = image_grid(1, 1, np.shape(truth), legend=overlap_handles(), cell=_SINGLE)
+    figure, axes = image_grid(1, 1, [image], legend=overlap_handles(), cell=_SINGLE)
     coloured = overlap_colours(image, truth, prediction)
     draw_image(axes[0, 0], coloured, _title(image_id, truth, prediction))
     return figure
@@ -142,15 +127,15 @@ def prediction_grid(
         predictions: Predicted masks.
         ids: Image ids.
     """
-    require_same_length(images=images, truths=truths, predictions=predictions, ids=ids)
     handles = outline_handles("Truth", "Prediction")
-    figure, axes = image_grid(len(images), 4, np.shape(truths[0]), legend=handles)
+    figure, axes = image_grid(len(images), 4, images, legend=handles)
     cases = zip(axes, images, truths, predictions, ids, strict=True)
     for panels, image, truth, prediction, image_id in cases:
         draw_image(panels[0], image, image_id)
         draw_mask(panels[1], truth, "Truth")
         draw_mask(panels[2], prediction, "Prediction")
-        _draw_overlay(panels[3], image, truth, prediction, _title("", truth, prediction))
+        draw_image(panels[3], image, _title("", truth, prediction))
+        _draw_outlines(panels[3], {TRUTH: truth, PREDICTION: prediction})
     return figure
 
 
@@ -165,43 +150,15 @@ def compare_models(
         predictions: Each model's predicted masks, in the same order.
         ids: Image ids.
     """
-    for name, masks in predictions.items():
-        require_same_length(images=images, truths=truths, ids=ids, **{name: masks})
     handles = [*outline_handles("Truth"), *overlap_handles()]
-    columns = 1 + len(predictions)
-    figure, axes = image_grid(len(images), columns, np.shape(truths[0]), legend=handles)
-    for row, (image, truth, image_id) in enumerate(zip(images, truths, ids, strict=True)):
-        draw_image(axes[row, 0], image, image_id)
-        draw_outline(axes[row, 0], truth, TRUTH)
-        for column, (name, masks) in enumerate(predictions.items(), start=1):
-            coloured = overlap_colours(image, truth, masks[row])
-            draw_image(axes[row, column], coloured, _title(name, truth, masks[row]))
-    return figure
-
-
-def show_worst_cases(
-    images: Images,
-    truths: Images,
-    predictions: Images,
-    ids: Sequence[str],
-    columns: int = 4,
-) -> Figure:
-    """Overlays of the cases given, each with id and Dice; for the worst, in order."""
-    require_same_length(images=images, truths=truths, predictions=predictions, ids=ids)
-    figure, panels = _grid_of(ids, columns, np.shape(truths[0]), "Truth", "Prediction")
-    cases = zip(panels, images, truths, predictions, ids, strict=True)
-    for panel, image, truth, prediction, image_id in cases:
-        _draw_overlay(panel, image, truth, prediction, _title(image_id, truth, prediction))
-    return figure
-
-
-def show_unlabelled(images: Images, predictions: Images, ids: Sequence[str]) -> Figure:
-    """X-rays without a true mask, each with the prediction's outline."""
-    require_same_length(images=images, predictions=predictions, ids=ids)
-    figure, panels = _grid_of(ids, 6, np.shape(predictions[0]), "Prediction")
-    for panel, image, prediction, image_id in zip(panels, images, predictions, ids, strict=True):
-        draw_image(panel, image, image_id)
-        draw_outline(panel, prediction, PREDICTION)
+    figure, axes = image_grid(len(images), 1 + len(predictions), images, legend=handles)
+    for panels, image, truth, image_id in zip(axes, images, truths, ids, strict=True):
+        draw_image(panels[0], image, image_id)
+        draw_outline(panels[0], truth, TRUTH)
+    for column, (name, masks) in enumerate(predictions.items(), start=1):
+        cases = zip(axes[:, column], images, truths, masks, strict=True)
+        for panel, image, truth, mask in cases:
+            draw_image(panel, overlap_colours(image, truth, mask), _title(name, truth, mask))
     return figure
 
 
@@ -213,8 +170,8 @@ def show_cleaning(originals: Images, cleaned: Sequence[Cleaned], titles: Sequenc
         cleaned: What `clean_image` made of each.
         titles: Their names.
     """
-    require_same_length(originals=originals, cleaned=cleaned, titles=titles)
-    figure, axes = image_grid(len(originals), 5, cleaned[0].mask.shape)
+    masks = [steps.mask for steps in cleaned]
+    figure, axes = image_grid(len(originals), 5, masks)
     for panels, original, steps, title in zip(axes, originals, cleaned, titles, strict=True):
         draw_image(panels[0], original, title)
         draw_image(panels[1], steps.original_grey, "Grey")
@@ -225,32 +182,29 @@ def show_cleaning(originals: Images, cleaned: Sequence[Cleaned], titles: Sequenc
     return figure
 
 
-def _draw_overlay(
-    axes: Axes,
-    image: np.ndarray,
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    title: str,
-    width: float = 1.1,
-) -> None:
-    draw_image(axes, image, title)
-    # The truth is drawn wider, so that it shows on both sides where the two agree.
-    draw_outline(axes, truth, TRUTH, 1.8 * width)
-    draw_outline(axes, prediction, PREDICTION, width)
+def _show_outlines(
+    images: Images, titles: Sequence[str], masks: Mapping[str, Images], columns: int
+) -> Figure:
+    """A grid of X-rays with the outlines of masks, which are given by colour."""
+    columns = max(1, min(columns, len(images)))
+    names = {TRUTH: "Truth", PREDICTION: "Prediction"}
+    handles = outline_handles(*(names[colour] for colour in masks))
+    figure, axes = image_grid(-(-len(images) // columns), columns, images, legend=handles)
+    for panel in axes.flat[len(images) :]:
+        panel.set_axis_off()
+    cases = zip(images, titles, *masks.values(), strict=True)
+    for panel, (image, title, *of_case) in zip(axes.flat, cases, strict=False):
+        draw_image(panel, image, title)
+        _draw_outlines(panel, dict(zip(masks, of_case, strict=True)))
+    return figure
+
+
+def _draw_outlines(axes: Axes, masks: Mapping[str, np.ndarray]) -> None:
+    """Draw outlines by colour; the truth wider, so that both show where the two agree."""
+    for colour, mask in masks.items():
+        draw_outline(axes, mask, colour, 2.0 if colour == TRUTH else 1.1)
 
 
 def _title(name: str, truth: np.ndarray, prediction: np.ndarray) -> str:
     score = f"Dice {dice(as_mask(prediction), as_mask(truth)):.3f}"
     return f"{name} · {score}" if name else score
-
-
-def _grid_of(
-    names: Sequence[str], columns: int, shape: tuple[int, ...], *outlines: str
-) -> tuple[Figure, list[Axes]]:
-    """A grid with a panel a name, and a legend of the outlines; panels left over are hidden."""
-    columns = min(columns, len(names))
-    rows = -(-len(names) // columns)
-    figure, axes = image_grid(rows, columns, shape, legend=outline_handles(*outlines))
-    for panel in axes.flat[len(names) :]:
-        panel.set_axis_off()
-    return figure, list(axes.flat[: len(names)])

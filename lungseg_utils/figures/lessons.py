@@ -1,24 +1,121 @@
-"""Figures that explain an idea in the notebooks: splits, preprocessing, architectures."""
+"""What the notebooks show to explain an idea, and what the three trainings look at alike."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from lungseg_utils.figures.drawing import NotebookFigure
+from lungseg_utils.evaluation.scoring import predicted_mask
+from lungseg_utils.figures.drawing import (
+    INK,
+    MODEL_COLOURS,
+    SMALL,
+    WIDTH,
+    NotebookFigure,
+    draw_image,
+)
+from lungseg_utils.figures.images import prediction_grid, show_pairs
+from lungseg_utils.manifest import SPLITS
+from lungseg_utils.preparation.augmentation import NONE
+from lungseg_utils.preparation.batches import CaseBatches
+from lungseg_utils.segment.predict import load_predictions
 
-# Okabe and Ito's palette, told apart by colour-blind readers.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
-_SPLIT_COLOURS = {
-    "train": BLUE,
-    "val": ORANGE,
-    "test": GREEN,
-    "excluded": "#D55E00",
-    "unlabelled": GREY,
-}
+if TYPE_CHECKING:
+    import keras
+
+    from lungseg_utils.preparation.cases import Cases
+    from lungseg_utils.training.config import TrainingConfig
+    from lungseg_utils.training.runs import Run
+
+BLUE, ORANGE, GREEN = MODEL_COLOURS[:3]
+_DOWN = "#999999"
+
+
+def show_batch(cases: Cases, config: TrainingConfig, count: int = 4) -> Figure:
+    """A first training batch, augmented: its X-rays, masks and both together.
+
+    Args:
+        cases: The training cases.
+        config: Gives augmentation, preprocessing and seed.
+        count: At most so many cases.
+    """
+    batches = CaseBatches(
+        cases, min(count, len(cases)), config.augmentation, config.preprocessing, config.seed
+    )
+    images, masks = batches.batch(epoch=0, index=0)
+    titles = [f"augmented {number}" for number in range(1, len(images) + 1)]
+    return show_pairs(images[..., 0], masks[..., 0], titles)
+
+
+def score_untrained(config: TrainingConfig, cases: Cases) -> float:
+    """Mean Dice of a network before its first step, with the weights that `train` begins with.
+
+    Args:
+        config: The network, its seed, its preprocessing and batch size.
+        cases: With masks, at `config.size`: the validation cases.
+
+    Returns:
+        Taken as training takes its validation Dice, so that the two compare.
+    """
+    import keras
+
+    from lungseg_utils.models.losses import DiceCoefficient
+    from lungseg_utils.models.registry import build_model
+
+    keras.utils.set_random_seed(config.seed)
+    model = build_model(config.model, config.size, config.model_options)
+    batches = CaseBatches(
+        cases, config.batch_size, NONE, config.preprocessing, config.seed, shuffle=False
+    )
+    score = DiceCoefficient()
+    for index in range(len(batches)):
+        images, masks = batches.batch(epoch=0, index=index)
+        score.update_state(masks, model(images, training=False))
+    return float(score.result())
+
+
+def predicted_masks(
+    run_folder: Path, split: str, ids: Sequence[str], size: int, stage: str = "raw"
+) -> list[np.ndarray]:
+    """Masks of some cases, from the probabilities that a run keeps.
+
+    Args:
+        run_folder: `runs/<name>` of the workspace.
+        split: The split that the cases are of.
+        ids: Their image ids.
+        size: Side of the masks in pixels.
+        stage: `raw`, or `post` for post-processed masks.
+
+    Returns:
+        uint8 {0, 1} (size, size), in the order of the ids.
+    """
+    known, probability = load_predictions(run_folder, split)
+    rows = [known.index(image_id) for image_id in ids]
+    return [predicted_mask(probability[row], (size, size), stage) for row in rows]
+
+
+def show_predictions(
+    run: Run, cases: Cases, split: str, stage: str = "raw", count: int = 4
+) -> Figure:
+    """Input, truth, prediction and both outlines of some cases, spread over all of them.
+
+    Args:
+        run: Has predicted the split.
+        cases: Its cases, with masks, at the size to show them at.
+        split: The split that the cases are of.
+        stage: `raw`, or `post` for post-processed masks.
+        count: At most so many cases.
+    """
+    shown = cases.take(range(0, len(cases), max(1, len(cases) // count))[:count])
+    masks = predicted_masks(run.folder, split, shown.ids, shown.size, stage)
+    return prediction_grid(shown.images, shown.masks, masks, shown.ids)
 
 
 def plot_manifest(table: pd.DataFrame) -> NotebookFigure:
@@ -31,24 +128,17 @@ def plot_manifest(table: pd.DataFrame) -> NotebookFigure:
     left, right = figure.subplots(1, 2)
     counts = pd.crosstab(table["source"], table["split"])
     start = np.zeros(len(counts))
-    for split, colour in _SPLIT_COLOURS.items():
+    for split, colour in zip(SPLITS, MODEL_COLOURS, strict=False):
         values = counts.get(split, pd.Series(0, counts.index)).to_numpy()
         left.barh(counts.index, values, left=start, color=colour, label=split)
         start = start + values
-    left.set_xlabel("cases")
-    left.set_title("Split")
-    left.legend(frameon=False, fontsize=8)
-    ages = {source: rows["age_years"].dropna() for source, rows in table.groupby("source")}
-    right.hist(
-        [values.astype(float) for values in ages.values()],
-        bins=range(0, 100, 10),
-        label=list(ages),
-        color=[BLUE, ORANGE][: len(ages)],
-    )
-    right.set_xlabel("age in years")
-    right.set_title("Age")
-    right.legend(frameon=False, fontsize=8)
-    _tidy(left, right)
+    left.set(title="Split", xlabel="cases")
+    ages = dict(list(table.dropna(subset="age_years").groupby("source")["age_years"]))
+    right.hist([*ages.values()], range(0, 100, 10), label=[*ages], color=MODEL_COLOURS[: len(ages)])
+    right.set(title="Age", xlabel="age in years")
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=SMALL)
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -58,14 +148,14 @@ def show_variants(variants: Mapping[str, np.ndarray]) -> NotebookFigure:
     Args:
         variants: Title to grey image, uint8 `(H, W)`.
     """
-    figure = NotebookFigure(figsize=(2.6 * len(variants), 3.8), layout="constrained")
+    figure = NotebookFigure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots(2, len(variants), height_ratios=(3, 1), squeeze=False)
     for (title, image), (top, bottom) in zip(variants.items(), axes.T, strict=True):
-        _show(top, image, title)
+        draw_image(top, image, title)
+        top.set_axis_off()
         bottom.hist(image.ravel(), bins=64, range=(0, 255), color=BLUE)
-        bottom.set_yticks([])
-        bottom.set_xticks([0, 255])
-        _tidy(bottom)
+        bottom.set(yticks=[], xticks=[0, 255])
+        bottom.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -76,16 +166,11 @@ def show_stitched(pair: np.ndarray) -> NotebookFigure:
         pair: uint8 `(H, 2·H)`.
     """
     height, width = pair.shape
-    figure = NotebookFigure(figsize=(7, 3.7), layout="constrained")
-    axes = figure.subplots()
-    _show(axes, pair, f"one file of {height} × {width} pixels")
-    axes.axvline(width / 2 - 0.5, color=ORANGE)
-    for place, name in ((0.25, "input: X-ray"), (0.75, "target: mask")):
-        axes.text(place, -0.06, name, transform=axes.transAxes, ha="center")
-    return figure
+    title = f"input: X-ray | target: mask, in one file of {height} × {width} pixels"
+    return _row((draw_image, pair, title))
 
 
-def plot_feature_maps(model) -> NotebookFigure:
+def plot_feature_maps(model: keras.Model) -> NotebookFigure:
     """Resolution and channels along a network: each level a bar, as wide as its channels.
 
     Args:
@@ -117,12 +202,10 @@ def plot_nested_skips(depth: int) -> NotebookFigure:
     for level in range(depth + 1):
         for column in range(depth + 1 - level):
             _draw_node(axes, level, column, depth)
-    handles = [
-        axes.plot([], [], color=GREY, label="down")[0],
-        axes.plot([], [], color=GREEN, label="up")[0],
-        axes.plot([], [], color=ORANGE, linestyle="--", label="skip connection")[0],
-    ]
-    axes.legend(handles=handles, frameon=False, loc="lower right")
+    axes.plot([], [], color=_DOWN, label="down")
+    axes.plot([], [], color=GREEN, label="up")
+    axes.plot([], [], color=ORANGE, linestyle="--", label="skip connection")
+    axes.legend(frameon=False, loc="lower right")
     axes.set_title("Every node joins all earlier ones of its level; the top row is supervised")
     axes.set_xlim(-0.8, 2 * depth + 0.8)
     axes.set_ylim(-1.2 * depth - 0.7, 0.4 + 0.4 * depth)
@@ -141,17 +224,11 @@ def show_judgements(
         masks: Title to mask `(H, W)`.
         judgements: The same titles to probabilities `(h, w)` in [0, 1].
     """
-    figure = NotebookFigure(figsize=(2.6 * (1 + 2 * len(masks)), 2.9), layout="constrained")
-    axes = figure.subplots(1, 1 + 2 * len(masks))
-    _show(axes[0], image, "X-ray")
-    for number, (title, mask) in enumerate(masks.items()):
-        _show(axes[1 + 2 * number], mask, title)
-        right = axes[2 + 2 * number]
-        shown = right.imshow(judgements[title], cmap="cividis", vmin=0, vmax=1)
-        right.set_title(f"judged real: {np.mean(judgements[title]):.2f}", fontsize=9)
-        right.set_axis_off()
-    figure.colorbar(shown, ax=axes[-1], shrink=0.8, label="probability")
-    return figure
+    panels = [(draw_image, image, "X-ray")]
+    for title, mask in masks.items():
+        verdict = f"judged real: {np.mean(judgements[title]):.2f}"
+        panels += [(draw_image, mask, title), (_draw_probability, judgements[title], verdict)]
+    return _row(*panels)
 
 
 def show_segmentation(
@@ -165,20 +242,14 @@ def show_segmentation(
         overlay: uint8 `(H, W, 3)` RGB.
         title: Shown above the X-ray.
     """
-    figure = NotebookFigure(figsize=(9.5, 3.4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    _show(left, image, title)
-    shown = middle.imshow(probability, cmap="cividis", vmin=0, vmax=1)
-    middle.set_title("probability of lung", fontsize=9)
-    middle.set_axis_off()
-    figure.colorbar(shown, ax=middle, shrink=0.8)
-    right.imshow(overlay)
-    right.set_title("outline of the mask", fontsize=9)
-    right.set_axis_off()
-    return figure
+    return _row(
+        (draw_image, image, title),
+        (_draw_probability, probability, "probability of lung"),
+        (draw_image, overlay, "outline of the mask"),
+    )
 
 
-def _stages(model) -> list[tuple[int, int]]:
+def _stages(model: keras.Model) -> list[tuple[int, int]]:
     """Side and channels wherever the resolution changes, first and last included."""
     shapes = [
         layer.output.shape for layer in model.layers if len(getattr(layer.output, "shape", ())) == 4
@@ -193,41 +264,44 @@ def _stages(model) -> list[tuple[int, int]]:
     return [stage for stage, _ in itertools.groupby(stages)]
 
 
-def _draw_node(axes, level: int, column: int, depth: int) -> None:
-    x, y = 2 * column + level, -1.2 * level
-    supervised = level == 0 and column > 0
-    axes.plot(x, y, "o", markersize=26, color=BLUE if supervised else "white", mec=BLUE, zorder=3)
-    axes.text(
-        x,
-        y,
-        f"{level},{column}",
-        ha="center",
-        va="center",
-        fontsize=8,
-        color="white" if supervised else "black",
-        zorder=4,
-    )
-    arrow = {"arrowstyle": "-|>", "shrinkA": 13, "shrinkB": 13}
+def _draw_node(axes: Axes, level: int, column: int, depth: int) -> None:
+    here, supervised = _place(level, column), level == 0 and column > 0
+    face, ink = (BLUE, "white") if supervised else ("white", INK)
+    circle = {"boxstyle": "circle", "facecolor": face, "edgecolor": BLUE}
+    style = {"ha": "center", "va": "center", "fontsize": SMALL, "color": ink, "bbox": circle}
+    axes.text(*here, f"{level},{column}", zorder=3, **style)
     if column == 0 and level < depth:
-        down = (x + 1, y - 1.2)
-        axes.annotate("", down, (x, y), arrowprops={**arrow, "color": GREY})
+        _draw_arrow(axes, here, _place(level + 1, 0), color=_DOWN)
     if column > 0:
-        below = (x - 1, y - 1.2)
-        axes.annotate("", (x, y), below, arrowprops={**arrow, "color": GREEN})
+        _draw_arrow(axes, _place(level + 1, column - 1), here, color=GREEN)
     for earlier in range(column):
         curve = f"arc3,rad={-0.12 * (column - earlier - 1)}"
-        start = (2 * earlier + level, y)
-        style = {**arrow, "color": ORANGE, "linestyle": "--", "connectionstyle": curve}
-        axes.annotate("", (x, y), start, arrowprops=style)
+        skip = {"color": ORANGE, "linestyle": "--", "connectionstyle": curve}
+        _draw_arrow(axes, _place(level, earlier), here, **skip)
 
 
-def _show(axes, image: np.ndarray, title: str) -> None:
-    highest = 1 if image.max() <= 1 else 255
-    axes.imshow(image, cmap="gray", vmin=0, vmax=highest)
-    axes.set_title(title, fontsize=9)
-    axes.set_axis_off()
+def _place(level: int, column: int) -> tuple[float, float]:
+    return 2 * column + level, -1.2 * level
 
 
-def _tidy(*all_axes) -> None:
-    for axes in all_axes:
-        axes.spines[["top", "right"]].set_visible(False)
+def _draw_arrow(axes: Axes, start: tuple, end: tuple, **style: str) -> None:
+    arrow = {"arrowstyle": "-|>", "shrinkA": 13, "shrinkB": 13, **style}
+    axes.annotate("", end, start, arrowprops=arrow)
+
+
+def _row(*panels: tuple[Callable, np.ndarray, str]) -> NotebookFigure:
+    """A row of pictures, each with the function that draws it and its title."""
+    height, width = np.shape(panels[0][1])[:2]
+    down = min(WIDTH / 2, WIDTH * height / width / len(panels)) + 0.3
+    figure = NotebookFigure(figsize=(WIDTH, down), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), squeeze=False).flat
+    for axes, (draw, picture, title) in zip(all_axes, panels, strict=True):
+        draw(axes, picture, title)
+        axes.set_axis_off()
+    return figure
+
+
+def _draw_probability(axes: Axes, probability: np.ndarray, title: str) -> None:
+    shown = axes.imshow(probability, cmap="cividis", vmin=0, vmax=1)
+    axes.set_title(title, fontsize=SMALL, color=INK, pad=4)
+    axes.figure.colorbar(shown, ax=axes, shrink=0.7)

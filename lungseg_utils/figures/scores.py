@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from lungseg_utils.figures.drawing import (
     NotebookFigure,
 )
 
-METRIC_NAMES = {
+_METRIC_NAMES = {
     "dice": "Dice",
     "iou": "IoU",
     "accuracy": "Accuracy",
@@ -32,17 +33,9 @@ METRIC_NAMES = {
     "hd95_mm": "HD95 (mm)",
     "assd_mm": "ASSD (mm)",
 }
-STAGE_NAMES = {"raw": "before post-processing", "post": "after post-processing"}
-_GROUP_NAMES = {
-    "all": "all cases",
-    "tuberculosis=no": "no tuberculosis",
-    "tuberculosis=yes": "tuberculosis",
-    "sex=F": "female",
-    "sex=M": "male",
-    "questionable=no": "mask not questioned",
-    "questionable=yes": "mask questionable",
-}
-GRID = "#E0E0E0"
+_STAGE_NAMES = {"raw": "before post-processing", "post": "after post-processing"}
+_REGION_NAMES = {"source": "Both lungs", "region": "Each lung"}
+_GRID = "#E0E0E0"
 _JITTER = 0.3
 
 
@@ -53,18 +46,17 @@ def learning_curves(stages: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         stages: Of each stage of the training, a row of the figure, each run's history by name:
             columns epoch, loss, val_loss, dice, val_dice. As from `runs.stage_histories`.
     """
-    _require_rows(stages, "history")
+    if not stages:
+        raise _nothing("history")
     # The last stage comes first: it has all runs, in the order that gives other figures' colours.
     of_stages = reversed(list(stages.values()))
     names = list(dict.fromkeys(name for histories in of_stages for name in histories))
-    colours = dict(zip(names, _colours(names), strict=True))
+    colours = _colours(names)
     figure, axes = _figure(len(stages), 2, 3.4 * len(stages))
     for row, (stage, histories) in zip(axes.reshape(-1, 2), stages.items(), strict=True):
-        _require_rows(histories, "history")
-        of_stage = {name: colours[name] for name in histories}
         for name, history in histories.items():
             _draw_history(row, name, history, colours[name])
-        _name_curves(row, stage, of_stage)
+        _name_curves(row, stage, {name: colours[name] for name in histories})
     return figure
 
 
@@ -99,18 +91,15 @@ def distributions(cases: pd.DataFrame, metric: str = "dice", stage: str = "post"
         metric: One of `METRICS`.
         stage: `raw` or `post`.
     """
-    chosen = _chosen(cases, metric, stage)
-    chosen = chosen[chosen["region"] == "both"]
+    chosen = cases[cases["region"] == "both"]
     sources = {source: source.capitalize() for source in sorted(chosen["source"].unique())}
-    return _boxes(chosen, metric, "source", sources, f"Both lungs, {STAGE_NAMES[stage]}")
+    return _boxes(chosen, metric, stage, "source", sources)
 
 
 def per_lung(cases: pd.DataFrame, metric: str = "dice", stage: str = "post") -> Figure:
     """Scores of every case, by lung and model; arguments as for `distributions`."""
-    chosen = _chosen(cases, metric, stage)
     regions = {"right": "Right lung", "left": "Left lung"}
-    chosen = chosen[chosen["region"].isin(regions)]
-    return _boxes(chosen, metric, "region", regions, f"Each lung, {STAGE_NAMES[stage]}")
+    return _boxes(cases[cases["region"].isin(regions)], metric, stage, "region", regions)
 
 
 def differences(table: pd.DataFrame, metric: str = "dice", stage: str = "post") -> Figure:
@@ -121,26 +110,22 @@ def differences(table: pd.DataFrame, metric: str = "dice", stage: str = "post") 
         metric: One of `METRICS`.
         stage: `raw` or `post`.
     """
-    chosen = table[
-        (table["metric"] == metric) & (table["stage"] == stage) & (table["region"] == "both")
-    ].dropna(subset=["mean"])
-    _require_rows({"differences": chosen}, "table of differences")
-    pairs = list(dict.fromkeys(zip(chosen["model"], chosen["reference"], strict=True)))
-    rows = [
-        (f"{row.model} − {row.reference}, {_group_name(row.group)} (n = {row.n})", row)
-        for pair in pairs
-        for row in chosen.itertuples()
-        if (row.model, row.reference) == pair
-    ]
+    chosen = _of_both_lungs(table, metric, stage)
+    rows, ends = [], []
+    for (model, reference), of_pair in chosen.groupby(["model", "reference"], sort=False):
+        pair = f"{model} − {reference}"
+        rows += [
+            (f"{pair}, {_group_name(row.group)} (n = {row.n})", row) for row in of_pair.itertuples()
+        ]
+        ends.append(len(rows))
     figure = _intervals(rows)
-    better = "right" if metric in HIGHER_IS_BETTER else "left"
     axes = figure.axes[0]
     axes.axvline(0, color=INK, lw=1.2, zorder=1)
-    for pair in pairs[1:]:
-        first = next(k for k, (_, row) in enumerate(rows) if (row.model, row.reference) == pair)
-        axes.axhline(first - 0.5, color=GRID, lw=0.8, zorder=0)
-    label = f"Difference in {METRIC_NAMES[metric]}; {better} of 0 the first is better"
-    _name(axes, f"Paired differences, {STAGE_NAMES[stage]}", label)
+    for end in ends[:-1]:
+        axes.axhline(end - 0.5, color=_GRID, lw=0.8, zorder=0)
+    better = "right" if metric in HIGHER_IS_BETTER else "left"
+    label = f"Difference in {_METRIC_NAMES[metric]}; {better} of 0 the first is better"
+    _name(axes, f"Paired differences, {_STAGE_NAMES[stage]}", label)
     return figure
 
 
@@ -155,52 +140,44 @@ def subgroups(
         metric: One of `METRICS`.
         stage: `raw` or `post`.
     """
-    chosen = summary[
-        (summary["model"] == model)
-        & (summary["metric"] == metric)
-        & (summary["stage"] == stage)
-        & (summary["region"] == "both")
-    ].dropna(subset=["mean"])
-    _require_rows({model: chosen}, "summary")
-    rows = [(f"{_group_name(row.group)} (n = {row.n})", row) for row in chosen.itertuples()]
-    figure = _intervals(rows)
+    chosen = _of_both_lungs(summary[summary["model"] == model], metric, stage)
+    figure = _intervals(
+        [(f"{_group_name(row.group)} (n = {row.n})", row) for row in chosen.itertuples()]
+    )
     axes = figure.axes[0]
     axes.axvline(chosen["mean"].iloc[0], color=INK, lw=1, ls=":", zorder=1)
     note = "" if chosen["low"].notna().all() else " (no interval under 10 patients)"
-    _name(axes, f"{model} by group, {STAGE_NAMES[stage]}", METRIC_NAMES[metric] + note)
+    _name(axes, f"{model} by group, {_STAGE_NAMES[stage]}", _METRIC_NAMES[metric] + note)
     return figure
 
 
 def _boxes(
-    cases: pd.DataFrame, metric: str, factor: str, levels: dict[str, str], title: str
+    cases: pd.DataFrame, metric: str, stage: str, factor: str, levels: Mapping[str, str]
 ) -> Figure:
-    _require_rows({title: cases}, "table of scores")
-    models = list(dict.fromkeys(cases["model"]))
-    colours = _colours(models)
+    """Scores by the levels of a factor, the models side by side within each."""
+    cases = cases[cases["stage"] == stage].dropna(subset=[metric])
+    if not len(cases):
+        raise _nothing("table of scores")
+    colours = _colours(list(dict.fromkeys(cases["model"])))
     figure, axes = _figure(1, 1, 4.0)
     random = np.random.default_rng(0)
-    width = min(0.3, 0.8 / len(models))
+    width = min(0.3, 0.8 / len(colours))
     for place, level in enumerate(levels):
-        for number, model in enumerate(models):
-            where = (cases[factor] == level) & (cases["model"] == model)
-            centre = place + (number - (len(models) - 1) / 2) * width
-            _box(axes, cases.loc[where, metric], centre, width, colours[number], random)
+        for number, (model, colour) in enumerate(colours.items()):
+            values = cases.loc[(cases[factor] == level) & (cases["model"] == model), metric]
+            centre = place + (number - (len(colours) - 1) / 2) * width
+            _box(axes, values, centre, width, colour, random)
     counts = cases.groupby(factor)["image_id"].nunique()
     names = [f"{name}\nn = {counts.get(level, 0)}" for level, name in levels.items()]
     axes.set_xticks(range(len(levels)), names)
-    _name(axes, title, "", METRIC_NAMES[metric])
+    _name(axes, f"{_REGION_NAMES[factor]}, {_STAGE_NAMES[stage]}", "", _METRIC_NAMES[metric])
     axes.set_xlim(-0.55, len(levels) - 0.45)
     axes.grid(axis="x", visible=False)
     if metric not in HIGHER_IS_BETTER:
         _distance_scale(axes, cases[metric].max())
-    handles = [Patch(color=c, alpha=0.6, label=m) for c, m in zip(colours, models, strict=True)]
+    handles = [Patch(color=colour, alpha=0.6, label=name) for name, colour in colours.items()]
     handles.append(Line2D([], [], ls="", marker="D", ms=5, mfc="white", mec=INK, label="Mean"))
-    figure.legend(
-        handles=handles,
-        loc="outside right upper",
-        frameon=False,
-        fontsize=SMALL,
-    )
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=SMALL)
     return figure
 
 
@@ -216,19 +193,17 @@ def _box(
         return
     spread = random.uniform(-_JITTER, _JITTER, len(values)) * width
     axes.plot(centre + spread, values, "o", ms=3, color=colour, alpha=0.5, mew=0, zorder=2)
+    lines = {f"{part}props": {"color": INK} for part in ("median", "box", "whisker", "cap")}
     axes.boxplot(
         values,
         positions=[centre],
         widths=0.75 * width,
         showfliers=False,
         showmeans=True,
-        medianprops={"color": INK, "lw": 1.4},
-        boxprops={"color": INK, "lw": 1},
-        whiskerprops={"color": INK, "lw": 1},
-        capprops={"color": INK, "lw": 1},
         meanprops={"marker": "D", "mfc": "white", "mec": INK, "ms": 5, "zorder": 5},
         manage_ticks=False,
         zorder=3,
+        **lines,
     )
 
 
@@ -255,7 +230,7 @@ def _figure(rows: int, columns: int, height: float) -> tuple[NotebookFigure, obj
         panel.spines[["top", "right"]].set_visible(False)
         panel.spines[["left", "bottom"]].set_color("#999999")
         panel.tick_params(labelsize=SMALL + 1, colors=INK)
-        panel.grid(color=GRID, lw=0.8)
+        panel.grid(color=_GRID, lw=0.8)
         panel.set_axisbelow(True)
     return figure, axes
 
@@ -290,26 +265,26 @@ def _curve_handles(colours: Mapping[str, str]) -> list[Line2D]:
     return handles
 
 
-def _colours(names: Sequence[str]) -> list[str]:
-    return [MODEL_COLOURS[number % len(MODEL_COLOURS)] for number in range(len(names))]
+def _colours(names: Sequence[str]) -> dict[str, str]:
+    return dict(zip(names, itertools.cycle(MODEL_COLOURS)))
 
 
 def _group_name(group: str) -> str:
     factor, _, level = group.partition("=")
-    if factor == "source":
-        return level.capitalize()
-    return _GROUP_NAMES.get(group, f"{factor} {level}")
+    return f"{factor.replace('_', ' ')}: {level}" if level else "all cases"
 
 
-def _chosen(cases: pd.DataFrame, metric: str, stage: str) -> pd.DataFrame:
-    return cases[cases["stage"] == stage].dropna(subset=[metric])
+def _of_both_lungs(table: pd.DataFrame, metric: str, stage: str) -> pd.DataFrame:
+    of_both = (table["region"] == "both") & (table["metric"] == metric) & (table["stage"] == stage)
+    chosen = table[of_both].dropna(subset=["mean"])
+    if not len(chosen):
+        raise _nothing("table")
+    return chosen
 
 
-def _require_rows(tables: Mapping[str, Sized], what: str) -> None:
-    empty = [name for name, table in tables.items() if not len(table)]
-    if empty or not tables:
-        raise LungsegError(
-            f"A figure needs at least one row of the {what}.",
-            f"none for {', '.join(empty)}" if empty else "none at all",
-            "Check the metric, stage and model, and that they were scored.",
-        )
+def _nothing(what: str) -> LungsegError:
+    return LungsegError(
+        f"A figure needs at least one row of the {what}.",
+        "none",
+        "Check the metric, stage and model, and that they were scored.",
+    )

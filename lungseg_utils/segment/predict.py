@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,20 @@ def predict_split(run: Run, cases: Cases, split: str, batch_size: int = 8) -> Pa
         "digest": np.array(digest),
     }
     return write_atomically(path, lambda temporary: np.savez(temporary, **arrays))
+
+
+def predict_all(
+    run: Run, workspace: Workspace, splits: Sequence[str] = ("val", "test", "unlabelled")
+) -> list[Path]:
+    """Write a run's probabilities for every case that the evaluation reads; see `predict_split`.
+
+    Args:
+        run: The run.
+        workspace: Holds the X-rays, prepared at the run's size.
+        splits: Which to predict.
+    """
+    cases = load_prepared(workspace, run.config.size)
+    return [predict_split(run, cases, split) for split in splits]
 
 
 def predict_images(run: Run, model, images: np.ndarray) -> np.ndarray:

@@ -165,7 +165,7 @@ def train_again(folder: Path) -> str:
 
 
 def stage_histories(runs: Iterable[Run]) -> dict[str, dict[str, pd.DataFrame]]:
-    """Histories by stage of the training, as `plots.learning_curves` draws them.
+    """Histories by stage of the training, as `scores.learning_curves` draws them.
 
     Args:
         runs: One or several.
