@@ -171,7 +171,7 @@ def show_stitched(pair: np.ndarray) -> NotebookFigure:
 
 
 def plot_feature_maps(model: keras.Model) -> NotebookFigure:
-    """Resolution and channels along a network: each level a bar, as wide as its channels.
+    """Resolution and channels along a network: each level a bar, as high as its side.
 
     Args:
         model: A functional `keras.Model` from image to mask.

@@ -271,7 +271,8 @@ def _colours(names: Sequence[str]) -> dict[str, str]:
 
 def _group_name(group: str) -> str:
     factor, _, level = group.partition("=")
-    return f"{factor.replace('_', ' ')}: {level}" if level else "all cases"
+    factor = {"questionable": "questionable mask"}.get(factor, factor)
+    return f"{factor}: {level}" if level else "all cases"
 
 
 def _of_both_lungs(table: pd.DataFrame, metric: str, stage: str) -> pd.DataFrame:

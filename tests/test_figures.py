@@ -15,8 +15,15 @@ from scored import lungs, make_scores
 
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.summaries import paired_differences, summarise
-from lungseg_utils.figures import plots
-from lungseg_utils.figures.drawing import MODEL_COLOURS, PREDICTION, SHARED, TRUTH
+from lungseg_utils.figures import images, scores
+from lungseg_utils.figures.drawing import (
+    MODEL_COLOURS,
+    PREDICTION,
+    SHARED,
+    TRUTH,
+    NotebookFigure,
+    save_figure,
+)
 
 SIZE = 64
 GREY = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE)).astype(np.uint8)
@@ -45,6 +52,11 @@ def outlines(axes) -> dict[tuple, np.ndarray]:
     }
 
 
+def overlay(truth: np.ndarray, prediction: np.ndarray, name: str = "a") -> NotebookFigure:
+    """Both outlines on one X-ray."""
+    return images.show_worst_cases([GREY], [truth], [prediction], [name])
+
+
 def titles(figure) -> list[str]:
     return [axes.get_title() for axes in figure.axes if axes.get_title()]
 
@@ -56,7 +68,7 @@ def test_overlap_colours_by_hand():
     image = np.array([[0, 100, 200, 255]], np.uint8)
     truth = np.array([[1, 1, 0, 0]], np.uint8)
     prediction = np.array([[1, 0, 1, 0]], np.uint8)
-    coloured = plots.overlap_colours(image, truth, prediction)
+    coloured = images.overlap_colours(image, truth, prediction)
     assert coloured.dtype == np.uint8
     mixed = [
         np.rint(0.45 * grey + 0.55 * 255 * np.array(to_rgb(colour)))
@@ -67,9 +79,9 @@ def test_overlap_colours_by_hand():
 
 
 def test_overlap_map_shows_these_colours_and_says_what_they_mean():
-    figure = plots.overlap_map(GREY, TRUE, SHIFTED, "MCUCXR_9001_0")
+    figure = images.overlap_map(GREY, TRUE, SHIFTED, "MCUCXR_9001_0")
     (axes,) = figure.axes
-    np.testing.assert_array_equal(shown(axes), plots.overlap_colours(GREY, TRUE, SHIFTED))
+    np.testing.assert_array_equal(shown(axes), images.overlap_colours(GREY, TRUE, SHIFTED))
     assert axes.get_title() == f"MCUCXR_9001_0 · {DICE}"
     (legend,) = figure.legends
     meaning = {
@@ -87,7 +99,7 @@ def test_outlines_run_halfway_between_mask_and_background():
     truth, prediction = np.zeros((2, SIZE, SIZE), np.uint8)
     truth[10:20, 30:50] = 1
     prediction[0:20, 0:15] = 1  # touches two edges of the image: its outline is closed all the same
-    (axes,) = plots.overlay(GREY, truth, prediction).axes
+    (axes,) = overlay(truth, prediction).axes
     found = outlines(axes)
     assert set(found) == {to_rgba(TRUTH), to_rgba(PREDICTION)}
     for colour, box in ((TRUTH, [29.5, 9.5, 49.5, 19.5]), (PREDICTION, [-0.5, -0.5, 14.5, 19.5])):
@@ -96,12 +108,11 @@ def test_outlines_run_halfway_between_mask_and_background():
         assert points[0].tolist() == points[-1].tolist()
     assert axes.get_xlim() == (-0.5, SIZE - 0.5)
     assert axes.get_ylim() == (SIZE - 0.5, -0.5)
-    assert axes.get_title() == "Dice 0.000"
+    assert axes.get_title() == "a · Dice 0.000"
 
 
 def test_the_legend_has_the_outlines_colours():
-    figure = plots.overlay(GREY, TRUE, SHIFTED)
-    (legend,) = figure.legends
+    (legend,) = overlay(TRUE, SHIFTED).legends
     meaning = {
         text.get_text(): to_rgba(line.get_color())
         for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
@@ -110,13 +121,13 @@ def test_the_legend_has_the_outlines_colours():
 
 
 def test_an_empty_prediction_has_no_outline():
-    (axes,) = plots.overlay(GREY, TRUE, np.zeros_like(TRUE), "case").axes
+    (axes,) = overlay(TRUE, np.zeros_like(TRUE), "case").axes
     assert set(outlines(axes)) == {to_rgba(TRUTH)}
     assert axes.get_title() == "case · Dice 0.000"
 
 
 def test_prediction_grid_is_input_truth_prediction_overlay():
-    figure = plots.prediction_grid([GREY, 255 - GREY], [TRUE] * 2, [SHIFTED, TRUE], ["a", "b"])
+    figure = images.prediction_grid([GREY, 255 - GREY], [TRUE] * 2, [SHIFTED, TRUE], ["a", "b"])
     panels = np.array(figure.axes).reshape(2, 4)
     for row, (image, prediction) in zip(panels, [(GREY, SHIFTED), (255 - GREY, TRUE)], strict=True):
         np.testing.assert_array_equal(shown(row[0]), image)
@@ -132,32 +143,32 @@ def test_prediction_grid_is_input_truth_prediction_overlay():
 
 def test_models_stand_side_by_side():
     predictions = {"unet": [SHIFTED], "unetpp": [TRUE]}
-    figure = plots.compare_models([GREY], [TRUE], predictions, ["a"])
+    figure = images.compare_models([GREY], [TRUE], predictions, ["a"])
     assert titles(figure) == ["a", f"unet · {DICE}", "unetpp · Dice 1.000"]
     assert set(outlines(figure.axes[0])) == {to_rgba(TRUTH)}
     for axes, masks in zip(figure.axes[1:], predictions.values(), strict=True):
-        np.testing.assert_array_equal(shown(axes), plots.overlap_colours(GREY, TRUE, masks[0]))
+        np.testing.assert_array_equal(shown(axes), images.overlap_colours(GREY, TRUE, masks[0]))
 
 
 def test_pairs_and_augmentations():
-    pairs = plots.show_pairs([GREY, GREY], [TRUE, SHIFTED], ["a", "b"])
+    pairs = images.show_pairs([GREY, GREY], [TRUE, SHIFTED], ["a", "b"])
     panels = np.array(pairs.axes).reshape(3, 2)
-    assert [axes.get_ylabel() for axes in panels[:, 0]] == ["X-ray", "Mask", "Overlay"]
+    assert [axes.get_title() for axes in panels[:, 0]] == ["a", "Mask", "Overlay"]
     np.testing.assert_array_equal(shown(panels[1, 1]), 255 * SHIFTED)
     left_edge = min(outlines(panels[2, 1])[to_rgba(TRUTH)][:, 0])
     assert left_edge == 8 + 2 - 0.5
 
-    augmented = plots.show_augmentations(GREY, TRUE, [(255 - GREY, SHIFTED)] * 4, "a", columns=3)
-    assert titles(augmented) == ["a", *(f"Augmented {k}" for k in range(1, 5))]
+    augmented = images.show_augmentations(GREY, TRUE, [(255 - GREY, SHIFTED)] * 4)
+    assert titles(augmented) == ["Original", *(f"Augmented {k}" for k in range(1, 5))]
     np.testing.assert_array_equal(shown(augmented.axes[1]), 255 - GREY)
     assert min(outlines(augmented.axes[4])[to_rgba(TRUTH)][:, 0]) == left_edge
     assert not augmented.axes[5].axison
 
 
 def test_worst_and_unlabelled_cases():
-    worst = plots.show_worst_cases([GREY], [TRUE], [SHIFTED], ["a"])
+    worst = images.show_worst_cases([GREY], [TRUE], [SHIFTED], ["a"])
     assert titles(worst) == [f"a · {DICE}"]
-    unlabelled = plots.show_unlabelled([GREY, GREY], [TRUE, SHIFTED], ["a", "b"])
+    unlabelled = images.show_unlabelled([GREY, GREY], [TRUE, SHIFTED], ["a", "b"])
     assert titles(unlabelled) == ["a", "b"]
     assert [set(outlines(axes)) for axes in unlabelled.axes] == [{to_rgba(PREDICTION)}] * 2
 
@@ -172,7 +183,7 @@ def test_cleaning_shows_every_step():
         inverted=True,
         threshold=117,
     )
-    figure = plots.show_cleaning([colour], [steps], ["photo.jpg"])
+    figure = images.show_cleaning([colour], [steps], ["photo.jpg"])
     wanted = [colour, GREY, 255 - GREY, 255 * TRUE, GREY * TRUE]
     for axes, image in zip(figure.axes, wanted, strict=True):
         np.testing.assert_array_equal(shown(axes), image)
@@ -180,22 +191,14 @@ def test_cleaning_shows_every_step():
 
 
 def test_model_inputs_are_drawn_as_the_x_rays_they_are():
-    (axes, *_) = plots.show_unlabelled([GREY[..., None] / np.float32(255)], [TRUE], ["a"]).axes
+    (axes, *_) = images.show_unlabelled([GREY[..., None] / np.float32(255)], [TRUE], ["a"]).axes
     np.testing.assert_array_equal(shown(axes), GREY)
 
 
-@pytest.mark.parametrize(
-    ("draw", "said"),
-    [
-        (lambda: plots.show_pairs([GREY], [TRUE, TRUE], ["a"]), "1 images, 2 masks"),
-        (lambda: plots.show_pairs([], [], []), "0 images"),
-        (lambda: plots.overlay(GREY.astype(np.int32), TRUE, TRUE), "int32"),
-        (lambda: plots.compare_models([GREY], [TRUE], {"unet": []}, ["a"]), "0 unet"),
-    ],
-)
-def test_what_cannot_be_drawn_is_refused(draw, said):
-    with pytest.raises(LungsegError, match=said):
-        draw()
+@pytest.mark.parametrize("draw", [images.show_pairs, images.show_cleaning, images.show_unlabelled])
+def test_a_figure_of_no_images_is_refused(draw):
+    with pytest.raises(LungsegError, match="at least one"):
+        draw([], [], [])
 
 
 # Numbers
@@ -211,14 +214,14 @@ def history(epochs: int, best: int, scale: float = 1.0) -> pd.DataFrame:
 
 def test_learning_curves_mark_the_best_epoch():
     histories = {"unet": history(9, best=7), "unetpp": history(5, best=5)}
-    losses, scores = plots.learning_curves({"at full size": histories}).axes
-    assert (losses.get_title(), scores.get_title()) == ("Loss at full size", "Dice at full size")
+    losses, dices = scores.learning_curves({"at full size": histories}).axes
+    assert (losses.get_title(), dices.get_title()) == ("Loss at full size", "Dice at full size")
     lines = [line.get_xydata() for line in losses.get_lines()]
     np.testing.assert_allclose(lines[0], histories["unet"][["epoch", "loss"]])
     np.testing.assert_allclose(lines[3], histories["unetpp"][["epoch", "val_loss"]])
-    marks = [line.get_xydata() for line in scores.get_lines() if line.get_marker() == "o"]
+    marks = [line.get_xydata() for line in dices.get_lines() if line.get_marker() == "o"]
     np.testing.assert_allclose(marks, [[[7, 0.9]], [[5, 0.9]]])
-    texts = [text.get_text() for text in scores.get_legend().get_texts()]
+    texts = [text.get_text() for text in dices.get_legend().get_texts()]
     assert texts == ["unet: 0.900 at epoch 7", "unetpp: 0.900 at epoch 5"]
     assert losses.get_yscale() == "linear"
 
@@ -226,7 +229,7 @@ def test_learning_curves_mark_the_best_epoch():
 def test_each_stage_has_its_row_and_each_run_its_colour():
     half = {"pix2pix": history(6, best=6)}
     full = {"unet": history(9, best=7), "pix2pix": history(4, best=2)}
-    axes = plots.learning_curves({"at half the size": half, "at full size": full}).axes
+    axes = scores.learning_curves({"at half the size": half, "at full size": full}).axes
     stages = ["at half the size", "at full size"]
     assert titles(axes[0].figure) == [f"{what} {s}" for s in stages for what in ("Loss", "Dice")]
     first, second = axes[1], axes[3]
@@ -240,20 +243,14 @@ def test_each_stage_has_its_row_and_each_run_its_colour():
     assert texts == ["pix2pix", "validation", "training"]
 
 
-@pytest.mark.parametrize("stages", [{}, {"at full size": {}}])
-def test_without_a_history_there_are_no_curves(stages):
-    with pytest.raises(LungsegError, match="at least one row of the history"):
-        plots.learning_curves(stages)
-
-
 def test_losses_of_unlike_size_share_a_logarithmic_axis():
     histories = {"unet": history(4, 4), "pix2pix": history(4, 4, scale=50)}
-    losses, scores = plots.learning_curves({"at full size": histories}).axes
+    losses, dices = scores.learning_curves({"at full size": histories}).axes
     assert losses.get_yscale() == "log"
-    assert scores.get_yscale() == "linear"
+    assert dices.get_yscale() == "linear"
 
 
-def scores() -> pd.DataFrame:
+def table_of_scores() -> pd.DataFrame:
     random = np.random.default_rng(3)
     values = {name: list(random.uniform(0.8, 1, 24)) for name in ("unet", "unetpp")}
     source = ["montgomery"] * 12 + ["shenzhen"] * 12
@@ -270,8 +267,8 @@ def clouds(axes) -> list[np.ndarray]:
 
 
 def test_distributions_show_every_case_of_source_and_model():
-    table = scores()
-    (axes,) = plots.distributions(table).axes
+    table = table_of_scores()
+    (axes,) = scores.distributions(table).axes
     # By source, the models side by side within it.
     wanted = [
         table[(table["source"] == source) & (table["model"] == model)]["dice"]
@@ -290,7 +287,7 @@ def test_distributions_show_every_case_of_source_and_model():
 
 
 def test_distances_are_drawn_on_a_scale_that_holds_both_ends():
-    (axes,) = plots.distributions(scores(), "hd95_px").axes
+    (axes,) = scores.distributions(table_of_scores(), "hd95_px").axes
     low, high = axes.get_ylim()
     assert low == 0
     assert high >= 700
@@ -298,18 +295,18 @@ def test_distances_are_drawn_on_a_scale_that_holds_both_ends():
 
 
 def test_per_lung_takes_the_lungs_and_leaves_the_whole():
-    both = scores()
+    both = table_of_scores()
     right, left = both.assign(region="right", dice=0.7), both.assign(region="left", dice=0.6)
-    (axes,) = plots.per_lung(pd.concat([both, right, left])).axes
+    (axes,) = scores.per_lung(pd.concat([both, right, left])).axes
     assert [set(points[:, 1]) for points in clouds(axes)] == [{0.7}, {0.7}, {0.6}, {0.6}]
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert names == ["Right lung\nn = 24", "Left lung\nn = 24"]
 
 
 def test_differences_are_points_with_intervals():
-    table = paired_differences(scores())
+    table = paired_differences(table_of_scores())
     table.loc[table["group"] == "source=shenzhen", ["low", "high"]] = np.nan
-    (axes,) = plots.differences(table).axes
+    (axes,) = scores.differences(table).axes
     rows = table.query("metric == 'dice'")
     np.testing.assert_allclose([points[0, 0] for points in clouds(axes)], rows["mean"])
     bars = [line.get_xdata() for line in axes.get_lines() if line.get_linewidth() > 2]
@@ -317,27 +314,28 @@ def test_differences_are_points_with_intervals():
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == [
         "unetpp − unet, all cases (n = 24)",
-        "unetpp − unet, Montgomery (n = 12)",
-        "unetpp − unet, Shenzhen (n = 12)",
+        "unetpp − unet, source: montgomery (n = 12)",
+        "unetpp − unet, source: shenzhen (n = 12)",
     ]
     assert "right of 0" in axes.get_xlabel()
-    assert "left of 0" in plots.differences(table, "hd95_px").axes[0].get_xlabel()
+    assert "left of 0" in scores.differences(table, "hd95_px").axes[0].get_xlabel()
 
 
 def test_subgroups_of_one_model():
-    summary = summarise(scores())
-    (axes,) = plots.subgroups(summary, "unetpp").axes
+    summary = summarise(table_of_scores())
+    (axes,) = scores.subgroups(summary, "unetpp").axes
     rows = summary.query("model == 'unetpp' and metric == 'dice'")
     means = [line.get_xdata()[0] for line in axes.get_lines() if line.get_marker() == "o"]
     np.testing.assert_allclose(means, rows["mean"])
     assert axes.get_yticklabels()[0].get_text() == "all cases (n = 24)"
-    with pytest.raises(LungsegError, match="none for unknown"):
-        plots.subgroups(summary, "unknown")
+    with pytest.raises(LungsegError, match="at least one row"):
+        scores.subgroups(summary, "unknown")
 
 
-@pytest.mark.parametrize("draw", [plots.distributions, plots.per_lung, plots.differences])
+@pytest.mark.parametrize("draw", [scores.distributions, scores.per_lung, scores.differences])
 def test_nothing_to_draw_is_said(draw):
-    table = paired_differences(scores()) if draw is plots.differences else scores()
+    table = table_of_scores()
+    table = paired_differences(table) if draw is scores.differences else table
     with pytest.raises(LungsegError, match="at least one row"):
         draw(table.assign(stage="raw"))
 
@@ -347,18 +345,17 @@ def test_nothing_to_draw_is_said(draw):
 
 def figures() -> dict[str, object]:
     long = "a_rather_long_file_name_of_a_photograph_0001.jpeg"
-    table, one = scores(), {"unet": history(9, 7)}
+    table, one = table_of_scores(), {"unet": history(9, 7)}
     return {
-        "pairs": plots.show_pairs([GREY] * 4, [TRUE] * 4, [long] * 4),
-        "overlay": plots.overlay(GREY, TRUE, SHIFTED, "MCUCXR_9001_0"),
-        "overlap": plots.overlap_map(GREY, TRUE, SHIFTED, "MCUCXR_9001_0"),
-        "narrow": plots.compare_models([GREY], [TRUE], {"unet": [TRUE]}, [long]),
-        "unlabelled": plots.show_unlabelled([GREY] * 7, [TRUE] * 7, [long] * 7),
-        "one": plots.show_worst_cases([GREY], [TRUE], [TRUE], [long]),
-        "curves": plots.learning_curves({"at half the size": one, "at full size": one}),
-        "distributions": plots.distributions(table),
-        "differences": plots.differences(paired_differences(table)),
-        "subgroups": plots.subgroups(summarise(table), "unet"),
+        "pairs": images.show_pairs([GREY] * 4, [TRUE] * 4, [long] * 4),
+        "overlap": images.overlap_map(GREY, TRUE, SHIFTED, "MCUCXR_9001_0"),
+        "narrow": images.compare_models([GREY], [TRUE], {"unet": [TRUE]}, [long]),
+        "unlabelled": images.show_unlabelled([GREY] * 7, [TRUE] * 7, [long] * 7),
+        "one": images.show_worst_cases([GREY], [TRUE], [TRUE], [long]),
+        "curves": scores.learning_curves({"at half the size": one, "at full size": one}),
+        "distributions": scores.distributions(table),
+        "differences": scores.differences(paired_differences(table)),
+        "subgroups": scores.subgroups(summarise(table), "unet"),
     }
 
 
@@ -382,8 +379,8 @@ def test_nothing_is_cut_off_and_no_titles_collide():
 
 
 def test_a_notebook_and_a_file_get_the_same_picture(tmp_path):
-    figure = plots.overlay(GREY, TRUE, SHIFTED, "a")
-    path = plots.save_figure(figure, tmp_path / "figures" / "overlay.png", dpi=figure.dpi)
+    figure = overlay(TRUE, SHIFTED)
+    path = save_figure(figure, tmp_path / "figures" / "overlay.png", dpi=figure.dpi)
     assert [file.name for file in path.parent.iterdir()] == ["overlay.png"]
     displayed = matplotlib.image.imread(BytesIO(figure._repr_png_()))
     np.testing.assert_array_equal(matplotlib.image.imread(path), displayed)
@@ -393,7 +390,7 @@ def test_a_notebook_and_a_file_get_the_same_picture(tmp_path):
 
 def test_figures_do_without_pyplot_and_the_networks():
     code = (
-        "import sys, lungseg_utils.figures.plots; "
+        "import sys, lungseg_utils.figures.lessons; "
         "print([n for n in ('matplotlib.pyplot', 'keras', 'tensorflow') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
