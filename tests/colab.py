@@ -7,22 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
-DRIVE_STUB = '''\
-"""Stand-in for Colab's module: mounting makes the folder."""
-
+# Stands in for Colab's module: what is kept appears once it is mounted.
+DRIVE_STUB = """\
 from pathlib import Path
-
 
 def mount(mount_point, force_remount=False):
-    Path(mount_point, "MyDrive").mkdir(parents=True, exist_ok=True)
+    Path(mount_point).mkdir()
+    Path(mount_point, "MyDrive").symlink_to({kept!r})
     print("Mounted at", mount_point)
-'''
+"""
 
-# The package is looked for neither in the checkout, which an editable installation puts on the
-# path, nor among the installed libraries, where such an installation leaves the manifest.
+# The package is looked for on the machine alone: an editable installation puts a checkout on the
+# path, and leaves the manifest among the installed libraries.
 SITE_CUSTOMISATION = """\
 import sys
 from importlib.machinery import PathFinder
@@ -32,8 +30,7 @@ search = PathFinder.find_spec
 
 def find_spec(name, path=None, target=None):
     if name == "lungseg_utils":
-        places = [place for place in sys.path if "site-packages" not in place]
-        path = [place for place in places if Path(place).resolve() != Path({checkout!r})]
+        path = [place for place in sys.path if Path(place).resolve().is_relative_to({machine!r})]
     return search(name, path, target)
 
 PathFinder.find_spec = find_spec
@@ -46,21 +43,11 @@ def clone_of_working_tree(repository: Path, folder: Path) -> str:
     Returns:
         Its address, `file://…/lung-segmentation`.
     """
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
     origin = folder / "lung-segmentation"
-    for name in filter(None, listed.stdout.split("\0")):
-        if (repository / name).is_file():
-            (origin / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(repository / name, origin / name)
     author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     for command in (["init", "-q"], ["add", "-A"], [*author, "commit", "-q", "-m", "Copy"]):
-        subprocess.run(["git", *command], cwd=origin, check=True)
+        places = [f"--git-dir={origin}", f"--work-tree={repository}"]
+        subprocess.run(["git", *places, *command], check=True)
     return origin.as_uri()
 
 
@@ -69,62 +56,49 @@ class ColabMachine:
 
     Args:
         folder: Everything is made below it.
-        checkout: Where the kernel must not find the package.
     """
 
-    def __init__(self, folder: Path, checkout: Path) -> None:
-        self.drive, self.content = folder / "drive", folder / "content"
-        self.local_disk, self.executed = folder / "local", folder / "executed"
-        self._stubs, self._jupyter = folder / "stubs", folder / "jupyter"
-        package = self._stubs / "google" / "colab"
-        package.mkdir(parents=True)
-        (package / "__init__.py").touch()
-        (package / "drive.py").write_text(DRIVE_STUB)
-        site = SITE_CUSTOMISATION.format(checkout=str(checkout))
-        (self._stubs / "sitecustomize.py").write_text(site)
-        self.executed.mkdir()
-        self._write_kernel()
+    def __init__(self, folder: Path) -> None:
+        self.kept, self.drive, self.content, self.local_disk, self.executed, stubs = (
+            folder / name for name in ("kept", "drive", "content", "local", "executed", "stubs")
+        )
+        for made in (self.kept, self.executed, stubs / "google" / "colab"):
+            made.mkdir(parents=True)
+        (stubs / "google" / "colab" / "__init__.py").touch()
+        stub = DRIVE_STUB.format(kept=str(self.kept))
+        (stubs / "google" / "colab" / "drive.py").write_text(stub)
+        site = SITE_CUSTOMISATION.format(machine=str(folder.resolve()))
+        (stubs / "sitecustomize.py").write_text(site)
+        self._environment = os.environ | {"PYTHONPATH": str(stubs), "TMPDIR": str(self.local_disk)}
 
-    def _write_kernel(self) -> None:
-        launcher = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        environment = {"PYTHONPATH": str(self._stubs), "TMPDIR": str(self.local_disk)}
-        kernel = {"argv": [*launcher, "--log-level=CRITICAL"], "language": "python"}
-        kernel |= {"display_name": "Colab", "env": environment}
-        place = self._jupyter / "kernels" / "colab"
-        place.mkdir(parents=True)
-        (place / "kernel.json").write_text(json.dumps(kernel))
-
-    def run(self, notebook: Path, parameters: dict[str, object]) -> Path:
-        """Run a notebook on a fresh machine: empty working directory and local disk.
+    def run(self, notebook: Path, parameters: dict[str, object]) -> str:
+        """Run a notebook on a fresh machine: nothing mounted, nothing on its disk.
 
         Returns:
-            The executed notebook.
+            The text of the executed notebook.
         """
-        import papermill
-
-        for folder in (self.content, self.local_disk):
+        for folder in (self.drive, self.content, self.local_disk):
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+        self.content.mkdir()
+        self.local_disk.mkdir()
         output = self.executed / notebook.name
-        with _environment(JUPYTER_PATH=str(self._jupyter)):
-            papermill.execute_notebook(
-                notebook,
-                output,
-                {**parameters, "DRIVE": str(self.drive)},
-                kernel_name="colab",
-                language="python",
-                cwd=self.content,
-                progress_bar=False,
-            )
-        return output
-
-
-@contextmanager
-def _environment(**variables: str):
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        values = json.dumps({**parameters, "DRIVE": str(self.drive)})
+        command = [
+            "-m",
+            "papermill",
+            notebook,
+            output,
+            "-k",
+            "python3",
+            "--parameters_yaml",
+            values,
+        ]
+        done = subprocess.run(
+            [sys.executable, *command, "--cwd", self.content, "--no-progress-bar"],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-6000:]
+        return output.read_text(encoding="utf-8")

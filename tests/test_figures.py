@@ -84,22 +84,25 @@ def test_overlap_map_shows_these_colours_and_says_what_they_mean():
     np.testing.assert_array_equal(shown(axes), images.overlap_colours(GREY, TRUE, SHIFTED))
     assert axes.get_title() == f"MCUCXR_9001_0 · {DICE}"
     (legend,) = figure.legends
-    meaning = {
-        text.get_text().split(" (")[1][:-1]: patch.get_facecolor()
-        for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
-    }
-    assert meaning == {
-        "true positive": to_rgba(SHARED),
-        "false positive": to_rgba(PREDICTION),
-        "false negative": to_rgba(TRUTH),
-    }
+    meaning = [
+        (patch.get_facecolor(), text.get_text())
+        for patch, text in zip(legend.get_patches(), legend.get_texts(), strict=True)
+    ]
+    assert meaning == [
+        (to_rgba(SHARED), "Found (true positive)"),
+        (to_rgba(PREDICTION), "Too much (false positive)"),
+        (to_rgba(TRUTH), "Missed (false negative)"),
+    ]
 
 
 def test_outlines_run_halfway_between_mask_and_background():
     truth, prediction = np.zeros((2, SIZE, SIZE), np.uint8)
     truth[10:20, 30:50] = 1
     prediction[0:20, 0:15] = 1  # touches two edges of the image: its outline is closed all the same
-    (axes,) = overlay(truth, prediction).axes
+    figure = overlay(truth, prediction)
+    (axes,), (legend,) = figure.axes, figure.legends
+    colours = [to_rgba(line.get_color()) for line in legend.get_lines()]
+    assert colours == [to_rgba(TRUTH), to_rgba(PREDICTION)]
     found = outlines(axes)
     assert set(found) == {to_rgba(TRUTH), to_rgba(PREDICTION)}
     for colour, box in ((TRUTH, [29.5, 9.5, 49.5, 19.5]), (PREDICTION, [-0.5, -0.5, 14.5, 19.5])):
@@ -109,15 +112,6 @@ def test_outlines_run_halfway_between_mask_and_background():
     assert axes.get_xlim() == (-0.5, SIZE - 0.5)
     assert axes.get_ylim() == (SIZE - 0.5, -0.5)
     assert axes.get_title() == "a · Dice 0.000"
-
-
-def test_the_legend_has_the_outlines_colours():
-    (legend,) = overlay(TRUE, SHIFTED).legends
-    meaning = {
-        text.get_text(): to_rgba(line.get_color())
-        for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
-    }
-    assert meaning == {"Truth": to_rgba(TRUTH), "Prediction": to_rgba(PREDICTION)}
 
 
 def test_an_empty_prediction_has_no_outline():
@@ -165,12 +159,12 @@ def test_pairs_and_augmentations():
     assert not augmented.axes[5].axison
 
 
-def test_worst_and_unlabelled_cases():
-    worst = images.show_worst_cases([GREY], [TRUE], [SHIFTED], ["a"])
-    assert titles(worst) == [f"a · {DICE}"]
-    unlabelled = images.show_unlabelled([GREY, GREY], [TRUE, SHIFTED], ["a", "b"])
-    assert titles(unlabelled) == ["a", "b"]
-    assert [set(outlines(axes)) for axes in unlabelled.axes] == [{to_rgba(PREDICTION)}] * 2
+def test_unlabelled_x_rays_have_the_prediction_s_outline():
+    # As the network gets it.
+    figure = images.show_unlabelled([GREY[..., None] / np.float32(255), GREY], [TRUE] * 2, "ab")
+    assert titles(figure) == ["a", "b"]
+    assert [set(outlines(axes)) for axes in figure.axes] == [{to_rgba(PREDICTION)}] * 2
+    np.testing.assert_array_equal(shown(figure.axes[0]), GREY)
 
 
 def test_cleaning_shows_every_step():
@@ -190,11 +184,6 @@ def test_cleaning_shows_every_step():
     assert titles(figure)[3] == "Otsu at 117, inverted"
 
 
-def test_model_inputs_are_drawn_as_the_x_rays_they_are():
-    (axes, *_) = images.show_unlabelled([GREY[..., None] / np.float32(255)], [TRUE], ["a"]).axes
-    np.testing.assert_array_equal(shown(axes), GREY)
-
-
 @pytest.mark.parametrize("draw", [images.show_pairs, images.show_cleaning, images.show_unlabelled])
 def test_a_figure_of_no_images_is_refused(draw):
     with pytest.raises(LungsegError, match="at least one"):
@@ -212,42 +201,30 @@ def history(epochs: int, best: int, scale: float = 1.0) -> pd.DataFrame:
     return pd.DataFrame({**columns, "dice": dice + 0.01, "val_dice": dice})
 
 
-def test_learning_curves_mark_the_best_epoch():
-    histories = {"unet": history(9, best=7), "unetpp": history(5, best=5)}
-    losses, dices = scores.learning_curves({"at full size": histories}).axes
-    assert (losses.get_title(), dices.get_title()) == ("Loss at full size", "Dice at full size")
-    lines = [line.get_xydata() for line in losses.get_lines()]
-    np.testing.assert_allclose(lines[0], histories["unet"][["epoch", "loss"]])
-    np.testing.assert_allclose(lines[3], histories["unetpp"][["epoch", "val_loss"]])
-    marks = [line.get_xydata() for line in dices.get_lines() if line.get_marker() == "o"]
-    np.testing.assert_allclose(marks, [[[7, 0.9]], [[5, 0.9]]])
-    texts = [text.get_text() for text in dices.get_legend().get_texts()]
-    assert texts == ["unet: 0.900 at epoch 7", "unetpp: 0.900 at epoch 5"]
-    assert losses.get_yscale() == "linear"
-
-
-def test_each_stage_has_its_row_and_each_run_its_colour():
+def test_learning_curves_mark_the_best_epoch_of_each_run_and_stage():
     half = {"pix2pix": history(6, best=6)}
     full = {"unet": history(9, best=7), "pix2pix": history(4, best=2)}
-    axes = scores.learning_curves({"at half the size": half, "at full size": full}).axes
+    figure = scores.learning_curves({"at half the size": half, "at full size": full})
     stages = ["at half the size", "at full size"]
-    assert titles(axes[0].figure) == [f"{what} {s}" for s in stages for what in ("Loss", "Dice")]
-    first, second = axes[1], axes[3]
+    assert titles(figure) == [f"{what} {stage}" for stage in stages for what in ("Loss", "Dice")]
+    lines = [line.get_xydata() for line in figure.axes[2].get_lines()]
+    np.testing.assert_allclose(lines[0], full["unet"][["epoch", "loss"]])
+    np.testing.assert_allclose(lines[3], full["pix2pix"][["epoch", "val_loss"]])
     marks = [
-        [(line.get_xdata()[0], line.get_markeredgecolor()) for line in panel.get_lines()[2::3]]
-        for panel in (first, second)
+        [(*line.get_xydata()[0], line.get_markeredgecolor()) for line in axes.get_lines()[2::3]]
+        for axes in figure.axes[1::2]
     ]
     # As in the other figures: the first run's colour is the first, though it lacks a stage.
-    assert marks == [[(6, MODEL_COLOURS[1])], [(7, MODEL_COLOURS[0]), (2, MODEL_COLOURS[1])]]
-    texts = [text.get_text() for text in axes[0].get_legend().get_texts()]
-    assert texts == ["pix2pix", "validation", "training"]
+    first, second = MODEL_COLOURS[:2]
+    assert marks == [[(6, 0.9, second)], [(7, 0.9, first), (2, 0.9, second)]]
+    texts = [text.get_text() for text in figure.axes[3].get_legend().get_texts()]
+    assert texts == ["unet: 0.900 at epoch 7", "pix2pix: 0.900 at epoch 2"]
 
 
 def test_losses_of_unlike_size_share_a_logarithmic_axis():
     histories = {"unet": history(4, 4), "pix2pix": history(4, 4, scale=50)}
-    losses, dices = scores.learning_curves({"at full size": histories}).axes
-    assert losses.get_yscale() == "log"
-    assert dices.get_yscale() == "linear"
+    figure = scores.learning_curves({"at full size": histories})
+    assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear"]
 
 
 def table_of_scores() -> pd.DataFrame:
@@ -284,14 +261,10 @@ def test_distributions_show_every_case_of_source_and_model():
         assert abs(mean[0] - place) < 0.5
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert names == ["Montgomery\nn = 12", "Shenzhen\nn = 12"]
-
-
-def test_distances_are_drawn_on_a_scale_that_holds_both_ends():
-    (axes,) = scores.distributions(table_of_scores(), "hd95_px").axes
-    low, high = axes.get_ylim()
-    assert low == 0
-    assert high >= 700
+    # Distances are drawn on a scale that holds both ends.
+    (axes,) = scores.distributions(table, "hd95_px").axes
     assert axes.get_yscale() == "symlog"
+    assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] >= 700
 
 
 def test_per_lung_takes_the_lungs_and_leaves_the_whole():

@@ -83,15 +83,17 @@ def test_each_variant_is_shown_above_its_own_histogram():
     assert fullest == [0, 62]
 
 
-def test_stages_of_a_unet_halve_and_double():
-    stages = lessons._stages(build_unet(64, base_filters=4, depth=2))
-
-    assert stages == [(64, 1), (64, 4), (32, 8), (16, 16), (32, 8), (64, 4), (64, 1)]
-
-
-def test_stages_of_a_network_of_patches_step_in_and_out():
-    stages = lessons._stages(build_unet(64, base_filters=4, depth=1, patch_size=4))
-    assert stages == [(64, 1), (16, 4), (8, 8), (16, 4), (64, 1)]
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        ({"depth": 2}, [(64, 1), (64, 4), (32, 8), (16, 16), (32, 8), (64, 4), (64, 1)]),
+        ({"depth": 1, "patch_size": 4}, [(64, 1), (16, 4), (8, 8), (16, 4), (64, 1)]),
+    ],
+)
+def test_feature_maps_halve_and_double(options, stages):
+    figure = lessons.plot_feature_maps(build_unet(64, base_filters=4, **options))
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == [text for side, channels in stages for text in (f"{side}²", f"×{channels}")]
 
 
 @pytest.mark.parametrize("depth", [2, 4])

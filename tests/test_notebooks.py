@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from statistics import median
 
 import pytest
+from colab import clone_of_working_tree
 
 from lungseg_utils.files.records import read_json
 from lungseg_utils.manifest import SOURCES
@@ -31,6 +34,7 @@ NAMES = [
     "09_clean_secondary_dataset",
 ]
 TRAINING = NAMES[3:6]
+NAME = "lung-segmentation"
 COMMON = ["WORKSPACE", "REPOSITORY", "DRIVE"]
 # Where a run is kept and how it is watched: no part of the training that a recipe describes.
 NOT_IN_REFERENCE = {*COMMON, "OVERWRITE", "TENSORBOARD"}
@@ -54,22 +58,17 @@ def test_there_are_nine_in_order():
 @each_notebook
 def test_no_outputs_no_counts_no_traces_of_a_run(name):
     notebook = load(name)
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            assert cell["outputs"] == []
-            assert cell["execution_count"] is None
-        assert set(cell["metadata"]) <= {"tags", "cellView"}
-    assert "papermill" not in notebook["metadata"]
-    assert "widgets" not in notebook["metadata"]
+    cells = notebook["cells"]
+    assert all(set(cell["metadata"]) <= {"tags", "cellView"} for cell in cells)
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert {(len(cell["outputs"]), cell["execution_count"]) for cell in code} == {(0, None)}
+    assert len({cell["id"] for cell in cells}) == len(cells)
+    assert set(notebook["metadata"]) <= {"accelerator", "colab", "kernelspec", "language_info"}
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-
-
-@each_notebook
-def test_cell_ids_are_there_and_unique(name):
-    notebook = load(name)
-    ids = [cell["id"] for cell in notebook["cells"]]
-    assert len(set(ids)) == len(ids)
-    assert (notebook["nbformat"], notebook["nbformat_minor"] >= 5) == (4, True)
+    gpu = [notebook["metadata"].get(key) for key in ("accelerator", "colab")]
+    assert (gpu[0], (gpu[1] or {}).get("gpuType")) == (
+        ("GPU", "T4") if name in TRAINING else (None, None)
+    )
 
 
 @each_notebook
@@ -80,6 +79,8 @@ def test_every_parameter_is_a_literal_on_one_line_of_colab_s_form(name):
     ]
     lines = "".join(cell["source"]).splitlines()
     assert [line.partition(" = ")[0] for line in lines] == list(parameters)
+    assert list(parameters)[:3] == COMMON
+    assert (parameters["WORKSPACE"], parameters["DRIVE"]) == ("", "/content/drive")
     forms = {str: '"string"', int: '"integer"', float: '"number"', bool: '"boolean"'}
     for line, value in zip(lines, parameters.values(), strict=True):
         match = re.search(r"  # @param (?P<form>\{type:(?P<type>\"\w+\")\}|\[.*?\])", line)
@@ -91,63 +92,76 @@ def test_every_parameter_is_a_literal_on_one_line_of_colab_s_form(name):
 
 
 @each_notebook
-def test_the_three_common_parameters_come_first(name):
-    parameters = read_parameters(REPOSITORY / "notebooks" / f"{name}.ipynb")
-    first = {key: parameters[key] for key in list(parameters)[:3]}
-    assert list(first) == COMMON
-    assert first["WORKSPACE"] == ""
-    assert first["DRIVE"] == "/content/drive"
-
-
-@each_notebook
 def test_all_open_alike(name):
     cells = load(name)["cells"]
     kinds = "".join(cell["cell_type"][0] for cell in cells[:6])
     assert kinds == "mmcmcc"
-    title, parameters_heading, parameters, setup_heading, bootstrap, versions = (
+    title, form, parameters, setting_up, bootstrap, versions = (
         "".join(cell["source"]) for cell in cells[:6]
     )
-    assert re.match(rf"# {name[:2]} · \S", title)
-    badge = (
-        r"\[!\[Open in Colab\]\(https://colab\.research\.google\.com/assets/colab-badge\.svg\)\]"
-    )
+    parts = (f"# {name[:2]} · ", "**What it does.** ", "**Needs.** ", "**Produces.** ")
+    places = [title.find(part) for part in parts]
+    assert places == sorted(places) and places[0] == 0
+    badge = r"\[!\[Open in Colab\]\(https://colab\.\S+/colab-badge\.svg\)\]"
     assert re.search(badge + rf"\(https://colab\.\S+/blob/main/notebooks/{name}\.ipynb\)", title)
-    positions = [title.find(part) for part in ("**What it does.**", "**Needs.**", "**Produces.**")]
-    assert -1 < positions[0] < positions[1] < positions[2]
-    assert parameters_heading.startswith("## Parameters")
-    assert setup_heading.startswith("## Set up")
-    assert "parameters" in cells[2]["metadata"]["tags"] and parameters.startswith("WORKSPACE")
+    assert form.startswith("## Parameters") and setting_up.startswith("## Set up")
+    assert cells[2]["metadata"]["tags"] == ["parameters"] and parameters.startswith("WORKSPACE")
+    assert len(bootstrap.splitlines()) <= 8
     assert bootstrap == "".join(load(NAMES[0])["cells"][4]["source"])
     assert "show_versions()" in versions
 
 
+# Where a copy of the package lies, seen from the notebook's working directory; "": nowhere.
+@pytest.mark.parametrize("place", [".", "..", NAME, f"../drive/MyDrive/{NAME}", ""])
+def test_the_bootstrap_finds_a_copy_of_the_package_or_clones_it(place, tmp_path):
+    here = tmp_path / "content"
+    package = (here / place if place else tmp_path / "checkout") / "lungseg_utils"
+    for folder in (here, package):
+        folder.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").touch()
+    address = f"file:///nowhere/{NAME}"
+    if not place:
+        address, package = (
+            clone_of_working_tree(package.parent, tmp_path),
+            here / NAME / package.name,
+        )
+    code = (
+        f"REPOSITORY, DRIVE = {address!r}, {str(tmp_path / 'drive')!r}\n{code_cells(NAMES[0])[1]}"
+    )
+    code += "\nimport lungseg_utils\nprint(lungseg_utils.__path__[0])"
+    # Without the installed libraries, among which the package may be.
+    command = [sys.executable, "-E", "-S", "-c", code]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).resolve() == package.resolve()
+
+
 @each_notebook
-def test_only_one_title(name):
+def test_all_end_alike_with_exercises_and_what_to_expect(name):
     markdown = ["".join(c["source"]) for c in load(name)["cells"] if c["cell_type"] == "markdown"]
-    assert sum(bool(re.match(r"# ", text)) for text in markdown) == 1
+    assert sum(text.startswith("# ") for text in markdown) == 1
+    exercises, closing = markdown[-2:]
+    assert exercises.startswith("## Try it yourself\n")
+    each = re.findall(r"^\d\. \*.+\*.*$", exercises, flags=re.MULTILINE)
+    assert len(each) in (2, 3)
+    assert all("Expect" in exercise for exercise in each)
+    assert closing.startswith("**That was" if name == NAMES[-1] else "**Next:**")
 
 
 @each_notebook
-def test_cells_and_functions_are_short(name):
-    lengths = [len(source.splitlines()) for source in code_cells(name)]
+def test_cells_are_short_and_define_nothing(name):
+    sources = code_cells(name)
+    lengths = [len(source.splitlines()) for source in sources]
     # The first cell is the form of the parameters, a line each.
     assert max(lengths[1:]) <= 25
     assert median(lengths) <= 8
-    for source in code_cells(name):
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                assert node.end_lineno - node.lineno < 15, node.name
+    definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    for source in sources:
+        assert not [n.name for n in ast.walk(ast.parse(source)) if isinstance(n, definitions)]
 
 
-@each_notebook
-def test_only_the_training_notebooks_ask_for_a_gpu(name):
-    metadata = load(name)["metadata"]
-    if name in TRAINING:
-        assert metadata["accelerator"] == "GPU"
-        assert metadata["colab"]["gpuType"] == "T4"
-    else:
-        assert "accelerator" not in metadata
-        assert "gpuType" not in metadata.get("colab", {})
+def test_all_nine_are_short_together():
+    lines = [line for name in NAMES for cell in code_cells(name) for line in cell.splitlines()]
+    assert len([line for line in lines if line.strip()]) <= 740
 
 
 @each_notebook
