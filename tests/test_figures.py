@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
 from io import BytesIO
-from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
@@ -24,6 +22,7 @@ from lungseg_utils.figures.drawing import (
     NotebookFigure,
     save_figure,
 )
+from lungseg_utils.segment.cleaning import clean_image
 
 SIZE = 64
 GREY = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE)).astype(np.uint8)
@@ -32,11 +31,7 @@ SHIFTED = np.roll(TRUE, 2, axis=1)
 DICE = f"Dice {2 * (TRUE & SHIFTED).sum() / (TRUE.sum() + SHIFTED.sum()):.3f}"
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def shown(axes) -> np.ndarray:
@@ -169,19 +164,12 @@ def test_unlabelled_x_rays_have_the_prediction_s_outline():
 
 def test_cleaning_shows_every_step():
     colour = np.random.default_rng(1).integers(0, 256, (40, 50, 3)).astype(np.uint8)
-    steps = SimpleNamespace(
-        original_grey=GREY,
-        denoised=255 - GREY,
-        mask=TRUE,
-        masked=GREY * TRUE,
-        inverted=True,
-        threshold=117,
-    )
+    steps = clean_image(colour, SIZE)
     figure = images.show_cleaning([colour], [steps], ["photo.jpg"])
-    wanted = [colour, GREY, 255 - GREY, 255 * TRUE, GREY * TRUE]
+    wanted = [colour, steps.original_grey, steps.denoised, 255 * steps.mask, steps.masked]
     for axes, image in zip(figure.axes, wanted, strict=True):
         np.testing.assert_array_equal(shown(axes), image)
-    assert titles(figure)[3] == "Otsu at 117, inverted"
+    assert titles(figure)[3].startswith(f"Otsu at {steps.threshold}")
 
 
 @pytest.mark.parametrize("draw", [images.show_pairs, images.show_cleaning, images.show_unlabelled])

@@ -182,27 +182,18 @@ def test_recipes_name_known_notebooks_and_parameters_of_the_right_type(recipe):
         assert {name: planned[section].parameters[name] for name in parameters} == parameters
 
 
-def training_defaults(name: str) -> dict:
+@pytest.mark.parametrize("name", TRAINING)
+def test_the_recipes_of_a_training_name_its_parameters_and_defaults(name):
     defaults = read_parameters(REPOSITORY / "notebooks" / f"{name}.ipynb")
-    return {key: value for key, value in defaults.items() if key not in NOT_IN_REFERENCE}
-
-
-@pytest.mark.parametrize("name", TRAINING)
-def test_reference_recipes_name_every_parameter_of_the_training(name):
-    path = REPOSITORY / "recipes" / f"reference-{name.rpartition('_')[2]}.yaml"
-    recipe = read_recipe(path)
-    assert list(recipe) == [name]
-    assert list(recipe[name]) == list(training_defaults(name))
-
-
-@pytest.mark.parametrize("name", TRAINING)
-def test_the_shipped_networks_recipes_are_the_notebooks_defaults(name):
-    path = REPOSITORY / "recipes" / f"{name.rpartition('_')[2]}.yaml"
-    recipe, defaults = read_recipe(path)[name], training_defaults(name)
+    defaults = {key: value for key, value in defaults.items() if key not in NOT_IN_REFERENCE}
+    weights = name.rpartition("_")[2]
+    reference = read_recipe(REPOSITORY / "recipes" / f"reference-{weights}.yaml")
+    assert {section: list(reference[section]) for section in reference} == {name: list(defaults)}
+    shipped = recipe_of(weights)
     # The notebook trains in what its machine is fastest in, the recipe in what was measured.
-    recipe.pop("PRECISION", None)
-    del defaults["PRECISION"]
-    assert {key: recipe[key] for key in recipe if key not in NOT_IN_REFERENCE} == defaults
+    for values in (shipped, defaults):
+        values.pop("PRECISION", None)
+    assert {key: shipped[key] for key in shipped if key not in NOT_IN_REFERENCE} == defaults
 
 
 def recipe_of(weights: str) -> dict:
