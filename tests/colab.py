@@ -43,6 +43,7 @@ def clone_of_working_tree(repository: Path, folder: Path) -> str:
     Returns:
         Its address, `file://…/lung-segmentation`.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     origin = folder / "lung-segmentation"
     author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     for command in (["init", "-q"], ["add", "-A"], [*author, "commit", "-q", "-m", "Copy"]):
