@@ -9,12 +9,11 @@ with MisbehavingServer() as server:
 
 from __future__ import annotations
 
-import gzip
 import re
 import socket
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -39,14 +38,12 @@ class Answer:
         served: What lies at the address from this request on.
         break_after: The connection is closed after this many bytes.
         stall_after: Nothing is sent after this many bytes, and the connection stays open.
-        trickle: Bytes are sent one by one, with so many seconds between them.
         length: The Content-Length that is claimed.
         ranges: Whether a range is answered as one.
         shift: So many bytes further than asked begins the range that is sent.
         piece: No range that is sent has more bytes than this.
         chunked: In chunks, without a length.
         until_closed: Without a length and without chunks.
-        compressed: With gzip, asked for or not.
     """
 
     status: int = 200
@@ -54,14 +51,12 @@ class Answer:
     served: Served | None = None
     break_after: int | None = None
     stall_after: int | None = None
-    trickle: float | None = None
     length: int | None = None
     ranges: bool = True
     shift: int = 0
     piece: int | None = None
     chunked: bool = False
     until_closed: bool = False
-    compressed: bool = False
 
 
 @dataclass
@@ -81,12 +76,9 @@ class MisbehavingServer:
         self.files: dict[str, Served] = {}
         self.always: dict[str, Answer] = {}
         self.requests: list[Asked] = []
-        self.on_request: Callable[[Asked], None] = lambda asked: None
-        self.busiest = 0
         self.closing = threading.Event()
         self._scripts: dict[str, deque[Answer]] = defaultdict(deque)
         self._lock = threading.Lock()
-        self._busy = 0
 
     def script(self, path: str, *answers: Answer) -> None:
         self._scripts[path].extend(answers)
@@ -117,13 +109,7 @@ class MisbehavingServer:
             answer = waiting.popleft() if waiting else self.always.get(asked.path, Answer())
             if answer.served:
                 self.files[asked.path] = answer.served
-        self.on_request(asked)
-        return answer
-
-    def count_busy(self, change: int) -> None:
-        with self._lock:
-            self._busy += change
-            self.busiest = max(self.busiest, self._busy)
+            return answer
 
 
 class _QuietServer(ThreadingHTTPServer):
@@ -143,18 +129,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         asked = Asked(self.path, dict(self.headers))
-        self.owner.count_busy(1)
-        try:
-            answer = self.owner.next_answer(asked)
-            served = self.owner.files.get(self.path)
-            if answer.status != 200:
-                self._send_status(asked, answer.status, answer.headers)
-            elif served is None:
-                self._send_status(asked, 404, {})
-            else:
-                self._send_file(asked, served, answer)
-        finally:
-            self.owner.count_busy(-1)
+        answer = self.owner.next_answer(asked)
+        served = self.owner.files.get(self.path)
+        if answer.status != 200:
+            self._send_status(asked, answer.status, answer.headers)
+        elif served is None:
+            self._send_status(asked, 404, {})
+        else:
+            self._send_file(asked, served, answer)
 
     def _send_status(self, asked: Asked, status: int, headers: Mapping[str, str]) -> None:
         self._send_head(asked, status, {"Content-Length": "0", **headers})
@@ -162,10 +144,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, asked: Asked, served: Served, answer: Answer) -> None:
         body = served.content
         headers = {"Content-Type": served.content_type}
-        wants_gzip = "gzip" in self.headers.get("Accept-Encoding", "")
-        if answer.compressed or wants_gzip:
-            body = gzip.compress(body)
-            headers["Content-Encoding"] = "gzip"
         headers |= {"ETag": served.etag} if served.etag else {}
         headers |= {"Last-Modified": served.last_modified} if served.last_modified else {}
         first, status = self._first_byte(served, answer), 200
@@ -202,12 +180,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_body(self, asked: Asked, body: bytes, answer: Answer) -> None:
         stop = answer.break_after if answer.break_after is not None else answer.stall_after
-        for start in range(0, len(body[:stop]), step := 1 if answer.trickle else 1 << 14):
-            piece = body[:stop][start : start + step]
+        for start in range(0, len(body[:stop]), 1 << 14):
+            piece = body[:stop][start : start + (1 << 14)]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if answer.chunked else piece)
             asked.sent += len(piece)
-            if answer.trickle and self.owner.closing.wait(answer.trickle):
-                break
         if answer.stall_after is not None:
             self.owner.closing.wait()
         if stop is None and answer.chunked:

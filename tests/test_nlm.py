@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -9,10 +8,9 @@ import pytest
 from misbehaving_server import Answer, MisbehavingServer, Served
 
 from lungseg_utils.acquire import nlm
-from lungseg_utils.acquire.http import MissingFileError
 from lungseg_utils.acquire.nlm import SET_URLS, SHENZHEN_MASKS, download_nlm
 from lungseg_utils.bundle import pair_bundle
-from lungseg_utils.errors import DownloadError, LungsegError
+from lungseg_utils.errors import DownloadError, StorageError
 from lungseg_utils.manifest import Case, load_manifest
 
 SIDES = ("ManualMask/leftMask", "ManualMask/rightMask")
@@ -32,7 +30,7 @@ def cases() -> list[Case]:
 def server(cases: list[Case], monkeypatch):
     """NLM's two sets in its own folders; each file's content is its name."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", lambda seconds: None)
     with MisbehavingServer() as server:
         for case in cases:
             names = [f"CXR_png/{case.image_file}", f"ClinicalReadings/{case.image_id}.txt"]
@@ -82,7 +80,7 @@ def test_both_sets_come_in_the_bundle_s_layout(server, kaggle, cases, tmp_path: 
     assert [len(pair.masks) for pair in pairing.pairs] == [1, 1, 2, 2]
     assert len(pairing.unlabelled) == 1
     assert kaggle == [SHENZHEN_MASKS]
-    assert "14 of 14 files" in capsys.readouterr().err
+    assert "14/14" in capsys.readouterr().err
 
 
 def test_what_is_there_or_had_elsewhere_is_not_asked_for(
@@ -123,42 +121,18 @@ def test_missing_files_are_listed_and_the_others_fetched(
     assert cases[0].image_id in printed
 
 
-def test_passing_faults_are_borne(server, kaggle, cases, tmp_path: Path):
-    for place, served in list(server.files.items()):
-        server.script(place, Answer(status=503), Answer(break_after=len(served.content) // 2))
-    assert fetch(server, tmp_path / "raw", cases) == []
-    for name, content in tree(tmp_path / "raw").items():
-        assert content.decode() == name.removeprefix("masks/")
-
-
-def test_four_files_at_a_time(server, kaggle, cases, tmp_path: Path):
-    for place in server.files:
-        server.always[place] = Answer(trickle=0.003)
-    fetch(server, tmp_path / "raw", cases)
-    assert server.busiest == nlm.FILES_AT_A_TIME == 4
-
-
 def test_a_server_that_fails_ends_it_and_the_next_run_goes_on(
     server, kaggle, cases, tmp_path: Path
 ):
     broken = f"/shenzhen/CXR_png/{cases[0].image_file}"
     server.always[broken] = Answer(break_after=1)
-    with pytest.raises(DownloadError, match="6 attempts") as caught:
+    with pytest.raises(DownloadError, match="sends the whole file"):
         fetch(server, tmp_path / "raw", cases)
-    assert not isinstance(caught.value, MissingFileError)
     assert not (tmp_path / "raw" / "CXR_png" / cases[0].image_file).exists()
     del server.always[broken]
     fetch(server, tmp_path / "raw", cases)
     assert len(tree(tmp_path / "raw")) == 16
     assert server.asked(broken)[-1].headers["Range"] == "bytes=6-"
-
-
-def test_a_login_page_in_place_of_the_files_ends_it(server, kaggle, cases, tmp_path: Path):
-    for place in server.files:
-        server.files[place] = Served(b"<html><title>Sign in</title>")
-    with pytest.raises(DownloadError, match="a web page"):
-        fetch(server, tmp_path / "raw", cases)
-    assert {name.split("/")[0] for name in tree(tmp_path / "raw")} == {"masks"}
 
 
 def test_a_set_that_has_moved_is_told(server, kaggle, cases, tmp_path: Path):
@@ -181,19 +155,14 @@ def test_without_kaggle_nothing_large_is_fetched_but_montgomery_can_be(
 def test_a_disk_that_is_too_small_is_told_first(server, kaggle, cases, tmp_path, monkeypatch):
     usage = types.SimpleNamespace(free=25_000_000)
     monkeypatch.setattr("lungseg_utils.files.storage.shutil.disk_usage", lambda folder: usage)
-    with pytest.raises(LungsegError, match=r"NLM needs 26\.0 MB"):
+    with pytest.raises(StorageError, match=r"NLM needs 26\.0 MB"):
         fetch(server, tmp_path / "raw", cases)
     assert server.requests == []
 
 
 def test_the_manifest_s_sets_have_the_published_addresses(monkeypatch, tmp_path: Path):
     asked: dict[str, str] = {}
-
-    def fetch_all(wanted, folder, expected_bytes):
-        asked.update(wanted)
-        return []
-
-    monkeypatch.setattr(nlm, "_fetch_all", fetch_all)
+    monkeypatch.setattr(nlm, "_fetch_all", lambda wanted, folder: asked.update(wanted) or [])
     monkeypatch.setattr(nlm, "_fetch_kaggle_masks", lambda *arguments: [])
     monkeypatch.setattr(nlm, "require_space", lambda *arguments: None)
     download_nlm(tmp_path)

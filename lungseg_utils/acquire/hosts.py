@@ -1,4 +1,4 @@
-"""Bundles from Kaggle and Google Drive, by kagglehub and gdown, and from Mendeley Data."""
+"""Fetching bundles from Kaggle, Google Drive and Mendeley Data."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from lungseg_utils.acquire.archives import LARGEST_UNPACKED_BYTES, unpack_zip
+from lungseg_utils.acquire.archives import unpack_zip
 from lungseg_utils.acquire.http import download_file, looks_like_web_page, web_page_error
 from lungseg_utils.bundle import BUNDLE_SUFFIXES, IMAGE_FOLDER, MASK_FOLDER
 from lungseg_utils.errors import DownloadError, InvalidValueError, compress_ranges, shortened
 from lungseg_utils.manifest import Case, load_manifest
 
-_DRIVE_ID = r"[-\w]{10,}"
-# Danilov et al. 2022, "Chest X-ray dataset for lung segmentation", version 2, CC BY 4.0.
-PAGE = "https://doi.org/10.17632/8gf9vpkhgy.2"
-ARCHIVE_URL = "https://data.mendeley.com/public-api/zip/8gf9vpkhgy/download/2"
 ARCHIVE_NAME = "mendeley-8gf9vpkhgy-2.zip"
+_MENDELEY_PAGE = "https://doi.org/10.17632/8gf9vpkhgy.2"
+_MENDELEY_URL = "https://data.mendeley.com/public-api/zip/8gf9vpkhgy/download/2"
 # The third set, 6,106 X-rays whose masks include the lung behind the heart, is left packed.
 _OTHER_SET = "darwin"
+_DRIVE_ID = r"[-\w]{10,}"
+_OWN_DRIVE = (
+    "Or add it to your own Drive, mount that, and pass SOURCE='zip' or 'folder'; or choose "
+    "another SOURCE."
+)
+
+
+# --- Kaggle and Google Drive, by packages that do their own transport
 
 
 def download_from_kaggle(handle: str, force: bool = False) -> Path:
@@ -69,11 +75,9 @@ def download_from_drive(location: str, folder: Path, downloads: Path, force: boo
         return
     _gdown("download_folder", drive_id, folder)
     # Listed before the first is unpacked: an archive inside another stays packed.
-    archives = sorted(folder.rglob("*.zip"))
-    room = LARGEST_UNPACKED_BYTES
-    for archive in archives:
+    for archive in sorted(folder.rglob("*.zip")):
         _refuse_web_page(archive)
-        room -= unpack_zip(archive, archive.with_suffix(""), room)
+        unpack_zip(archive, archive.with_suffix(""))
         archive.unlink()
 
 
@@ -86,12 +90,10 @@ def parse_drive_location(location: str) -> tuple[str, str]:
     if re.fullmatch(_DRIVE_ID, location):
         return "folder", location
     if re.match(r"https://(drive|docs)\.google\.com/", location):
-        in_folder = re.search(rf"/folders/({_DRIVE_ID})", location)
-        in_file = re.search(rf"(?:/file/(?:u/\d+/)?d/|[?&]id=)({_DRIVE_ID})", location)
-        if in_folder:
-            return "folder", in_folder[1]
-        if in_file:
-            return "file", in_file[1]
+        if found := re.search(rf"/folders/({_DRIVE_ID})", location):
+            return "folder", found[1]
+        if found := re.search(rf"(?:/file/(?:u/\d+/)?d/|[?&]id=)({_DRIVE_ID})", location):
+            return "file", found[1]
     raise InvalidValueError(
         "A Drive location is a folder's id, a folder's link or a zip file's link.",
         repr(location),
@@ -113,11 +115,10 @@ def _download_drive_file(drive_id: str, downloads: Path, force: bool) -> Path:
 
 def _refuse_web_page(archive: Path) -> None:
     """Where a file is not shared, or was fetched too often, Drive answers with a web page."""
-    with archive.open("rb") as file:
-        head = file.read(1 << 16)
-    if looks_like_web_page(head):
+    if not zipfile.is_zipfile(archive) and looks_like_web_page(archive):
+        error = web_page_error(archive, archive.name.removeprefix(".partial-"))
         archive.unlink()
-        raise web_page_error(head, archive.name.removeprefix(".partial-"))
+        raise error
 
 
 def _gdown(function: str, drive_id: str, output: Path) -> None:
@@ -125,17 +126,15 @@ def _gdown(function: str, drive_id: str, output: Path) -> None:
     gdown = _import("gdown")
     try:
         # Version 5 returns None where it fails, version 6 raises.
-        failed = getattr(gdown, function)(id=drive_id, output=str(output)) is None
-        reason = "gdown could not fetch it"
+        if getattr(gdown, function)(id=drive_id, output=str(output)) is None:
+            raise RuntimeError("gdown could not fetch it")
     # gdown passes on the errors of every library below it.
     except Exception as error:
-        failed, reason = error, f"{type(error).__name__}: {error}"
-    if failed:
         raise DownloadError(
             "The Drive folder or file must be shared with anyone who has the link.",
-            f"{drive_id}: {reason}",
-            _gdown_advice(reason),
-        ) from (failed if isinstance(failed, Exception) else None)
+            f"{drive_id}: {type(error).__name__}: {error}",
+            _gdown_advice(f"{type(error).__name__}: {error}"),
+        ) from error
 
 
 def _gdown_advice(reason: str) -> str:
@@ -148,14 +147,10 @@ def _gdown_advice(reason: str) -> str:
         )
     if re.search(r"quota|too many|many accesses", reason, re.IGNORECASE):
         return (
-            "Its download quota is used up: wait, Drive opens it again after about a day. Or add "
-            "it to your own Drive, mount that, and pass SOURCE='zip' or 'folder'; or choose "
-            "another SOURCE."
+            "Its download quota is used up: wait, Drive opens it again after about a day. "
+            f"{_OWN_DRIVE}"
         )
-    return (
-        "Check how it is shared. Or add it to your own Drive, mount that, and pass SOURCE='zip' "
-        "or 'folder'; or choose another SOURCE."
-    )
+    return f"Check how it is shared. {_OWN_DRIVE}"
 
 
 def _import(name: str) -> ModuleType:
@@ -167,16 +162,20 @@ def _import(name: str) -> ModuleType:
         ) from error
 
 
+# --- Mendeley Data: Danilov et al. 2022, "Chest X-ray dataset for lung segmentation", version 2,
+# doi 10.17632/8gf9vpkhgy.2, CC BY 4.0
+
+
 def download_mendeley(
     folder: Path,
     downloads: Path,
-    url: str = ARCHIVE_URL,
+    url: str = _MENDELEY_URL,
     manifest: Sequence[Case] | None = None,
 ) -> list[str]:
-    """Fetch the archive of the whole set; unpack Montgomery and Shenzhen in the bundle's layout.
+    """Fetch Mendeley's archive; unpack Montgomery and Shenzhen, with merged masks, as a bundle.
 
     Files are recognised by the manifest's image ids, with or without `_mask`, and as masks by
-    that or by a folder `mask`. What lies in `folder` already is not replaced.
+    that or by a folder `mask`.
 
     Args:
         folder: Filled with `CXR_png` and `masks`, under the manifest's names.
@@ -197,14 +196,17 @@ def download_mendeley(
     folder.mkdir(parents=True, exist_ok=True)
     # On the same disk, so that files are moved and not copied.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as temporary:
-        unpacked = _unpack_nested(archive, Path(temporary))
-        found = _find_files(unpacked, cases)
-        if not any(name.startswith(IMAGE_FOLDER) for name in found):
-            _refuse_layout(archive, unpacked)
+        found = _find_files(_unpack_sets(archive, Path(temporary) / "archive"), cases)
         for name, path in found.items():
             (folder / name).parent.mkdir(exist_ok=True)
-            if not (folder / name).exists():
-                path.replace(folder / name)
+            path.replace(folder / name)
+    if not any(name.startswith(IMAGE_FOLDER) for name in found):
+        raise DownloadError(
+            "Mendeley's archive holds X-rays under the manifest's image ids.",
+            f"none in {archive}; there: {', '.join(shortened(_names_in(archive)))}",
+            "Its layout has changed: unpack it by hand, put the X-rays into CXR_png and the masks "
+            "into masks, and pass SOURCE='folder'.",
+        )
     missing = _list_missing(cases, {Path(name).with_suffix("") for name in found})
     if missing:
         stems = compress_ranges(Path(name).with_suffix("").as_posix() for name in missing)
@@ -219,26 +221,23 @@ def _download_archive(url: str, archive: Path) -> Path:
         raise DownloadError(
             error.rule,
             error.received,
-            f"Run it again later: it goes on where it stopped. Or download all files from {PAGE} "
-            f"in the browser, and put the archive there as {archive}.",
+            "Run it again later: it goes on where it stopped. Or download all files from "
+            f"{_MENDELEY_PAGE} in the browser, and put the archive there as {archive}.",
         ) from error
 
 
-def _unpack_nested(archive: Path, folder: Path) -> Path:
+def _unpack_sets(archive: Path, folder: Path) -> Path:
     """Unpack an archive without the third set, and the archives in it, one level deep."""
-    outer = folder / "archive"
     try:
-        unpack_zip(archive, outer, wanted=_is_wanted)
+        unpack_zip(archive, folder, _is_wanted)
     except DownloadError:
-        # A damaged one must not be found again by the next run; a full disk is another matter.
-        if not _is_sound(archive):
-            archive.unlink(missing_ok=True)
+        # One that cannot be used must not be found again by the next run.
+        archive.unlink(missing_ok=True)
         raise
-    for number, inner in enumerate(sorted(outer.rglob("*.zip"))):
+    for number, inner in enumerate(sorted(folder.rglob("*.zip"))):
         # Its name is part of the path, because it may be what tells images from masks.
-        unpack_zip(inner, outer / f"{number}" / inner.stem, wanted=_is_wanted)
-        inner.unlink()
-    return outer
+        unpack_zip(inner, folder / f"{number}" / inner.stem, _is_wanted)
+    return folder
 
 
 def _is_wanted(name: str) -> bool:
@@ -248,24 +247,15 @@ def _is_wanted(name: str) -> bool:
     return _OTHER_SET not in sets and path.suffix in {*BUNDLE_SUFFIXES, ".zip"}
 
 
-def _is_sound(archive: Path) -> bool:
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            return opened.testzip() is None
-    # A damaged archive makes zipfile fail in any way.
-    except Exception:
-        return False
-
-
 def _find_files(unpacked: Path, cases: Sequence[Case]) -> dict[str, Path]:
     """The bundle's files, each under the name that the manifest gives it, with its own suffix."""
     known = {case.image_id.lower(): case for case in cases}
     found: dict[str, Path] = {}
     for path in sorted(unpacked.rglob("*")):
         stem = path.stem.lower()
+        # A "._" file beside each comes from a Mac; its name is none of the manifest's.
         case = known.get(stem.removesuffix("_mask"))
-        # A "._" file beside each comes from a Mac and is none of them.
-        if case is None or path.suffix.lower() not in BUNDLE_SUFFIXES or "__MACOSX" in path.parts:
+        if case is None or path.suffix.lower() not in BUNDLE_SUFFIXES:
             continue
         above = [part.lower() for part in path.relative_to(unpacked).parts[:-1]]
         is_mask = stem.endswith("_mask") or any(part.startswith("mask") for part in above)
@@ -283,11 +273,6 @@ def _list_missing(cases: Sequence[Case], found: set[Path]) -> list[str]:
     return [name for name in names if Path(name).with_suffix("") not in found]
 
 
-def _refuse_layout(archive: Path, unpacked: Path) -> None:
-    names = [path.relative_to(unpacked).as_posix() for path in sorted(unpacked.rglob("*"))]
-    raise DownloadError(
-        "Mendeley's archive holds X-rays under the manifest's image ids.",
-        f"none in {archive}; there: {', '.join(shortened(names)) or 'no images'}",
-        "Its layout has changed: unpack it by hand, put the X-rays into CXR_png and the masks into "
-        "masks, and pass SOURCE='folder'.",
-    )
+def _names_in(archive: Path) -> list[str]:
+    with zipfile.ZipFile(archive) as opened:
+        return opened.namelist()

@@ -2,81 +2,81 @@
 
 from __future__ import annotations
 
-import contextlib
+import html
 import re
-import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import requests
-import urllib3
 from requests.adapters import HTTPAdapter
-from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema, TooManyRedirects
 from tqdm.auto import tqdm
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 from urllib3.util import Retry
 
 from lungseg_utils.errors import DownloadError
 from lungseg_utils.files.records import read_json, write_json
 from lungseg_utils.files.storage import explained, flush_to_disk, require_space
 
-ATTEMPTS = 6  # in a row without progress
-_CONNECTIONS = 8
-_LONGEST_BACKOFF = 60.0
-_LONGEST_WAIT = 600.0  # that a server may ask for
-_TIMEOUTS = (20, 60)  # seconds for a connection, and of silence
-_BUSY = (408, 425, 429, 500, 502, 503, 504)
 _BLOCK_BYTES = 1 << 20
+# Longest wait for a connection, and longest silence of a server, in seconds.
+_LIMITS = (20, 60)
+# Longest wait that a server may ask for, in seconds.
+_LONGEST_WAIT = 600
 # An attempt that brought this much more than any before it begins the count of failures anew.
 _PROGRESS_BYTES = 1 << 16
-_RANGE = re.compile(r"\s*bytes\s+(\d{1,15})-\d{1,15}/(\d{1,15})\s*", re.ASCII)
+_HEAD_BYTES = 1 << 16
+_LONGEST_TITLE = 120
+# Before a page's first tag may stand a byte order mark, an XML declaration and comments.
 _PAGE = re.compile(
-    rb"(?:\xef\xbb\xbf)?(?:\s+|<\?xml.*?\?>|<!--.*?-->)*"
+    rb"(?:\xef\xbb\xbf)?(?:\s|<\?xml.*?\?>|<!--.*?-->)*+"
     rb"<(?:!doctype\s+html|html|head|body|title|meta|script)\b",
     re.DOTALL | re.IGNORECASE,
 )
-_TITLE = re.compile(r"<title[^>]*>\s*(.{0,120})[^<]*</title", re.DOTALL | re.IGNORECASE)
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.DOTALL | re.IGNORECASE)
+
+
+class _Retries(Retry):
+    """urllib3's retries, which end where a server asks to wait for longer than anyone would."""
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: BaseHTTPResponse | None = None,
+        **rest: object,
+    ) -> Retry:
+        if response is not None and (self.get_retry_after(response) or 0) > _LONGEST_WAIT:
+            raise MaxRetryError(None, url)
+        return super().increment(method, url, response, **rest)
+
+
+# Several downloads that failed together do not come back together: hence the jitter.
+_RETRIES = _Retries(
+    total=5,
+    backoff_factor=1,
+    backoff_max=60,
+    backoff_jitter=1,
+    status_forcelist={408, 425, 429, 500, 502, 503, 504},
+    raise_on_status=False,
+)
 
 
 class MissingFileError(DownloadError):
     """The server says that there is no such file."""
 
 
-class _BrokenOffError(Exception):
-    """An answer that may be whole, or continued, at the next attempt."""
-
-
-class _PoliteRetry(Retry):
-    """Waits as long as a server asks, up to a limit."""
-
-    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
-        with contextlib.suppress(urllib3.exceptions.InvalidHeader):
-            asked = super().get_retry_after(response)
-            return asked and min(asked, _LONGEST_WAIT)
-        return None
-
-
 def open_session() -> requests.Session:
-    """A session that asks a busy or silent server again; may be shared by a few threads."""
+    """Connections that stay open over several files, and requests that are tried six times."""
     session = requests.Session()
     session.max_redirects = 10
-    retries = _PoliteRetry(
-        total=ATTEMPTS - 1,
-        status_forcelist=_BUSY,
-        backoff_factor=1,
-        backoff_max=_LONGEST_BACKOFF,
-        backoff_jitter=0.5,
-        raise_on_status=False,
-    )
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=retries))
+        session.mount(scheme, HTTPAdapter(max_retries=_RETRIES))
     return session
 
 
 def download_file(
-    url: str,
-    path: Path | str,
-    session: requests.Session | None = None,
-    progress: Callable[[int], object] | None = None,
+    url: str, path: Path | str, session: requests.Session | None = None, bar: tqdm | None = None
 ) -> Path:
     """Download a file; a file that lies there is whole, and is kept.
 
@@ -87,264 +87,231 @@ def download_file(
     Args:
         url: The file's address.
         path: The file's final name; its folder is made where missing.
-        session: From `open_session`, to keep connections over several files; None for its own.
-        progress: Called with the number of bytes that are here already and then of each block,
-            negative where the file begins again; None shows a bar. An error that it raises ends
-            the download.
+        session: From `open_session`; None for one of its own.
+        bar: Shows the bytes; None for one of its own.
 
     Returns:
         The path.
 
     Raises:
         MissingFileError: The server has no such file.
-        DownloadError: The server refuses, keeps failing, sends a web page or compressed data, or
-            does not say how long the file is.
-        StorageError: The disk is full, read-only or gone; what has arrived is kept.
+        DownloadError: The server refuses, keeps failing, sends a web page, compresses what it
+            should not, or does not say how long the file is.
+        StorageError: The file is larger than the free space; or the disk is full, read-only or
+            gone. What has arrived is kept.
     """
-    part = _Part(Path(path), url)
-    if part.target.is_file():
-        part.forget()
-        return part.target
-    part.open()
-    with (
-        contextlib.nullcontext(session) if session else open_session() as opened,
-        tqdm(
-            desc=part.target.name,
-            initial=part.size,
-            unit="B",
-            unit_scale=True,
-            disable=progress is not None,
-        ) as bar,
-    ):
-        if progress and part.size:
-            progress(part.size)
-        try:
-            _receive_whole(opened, part, progress or bar.update)
-        except BaseException:
-            if not part.size:
-                part.forget()
-            raise
-    part.finish()
-    return part.target
+    path = Path(path)
+    with explained(path):
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with (
+                nullcontext(session) if session else open_session() as opened,
+                # A bar whose end is not known yet is neither true nor false.
+                nullcontext(bar) if bar is not None else _bar(path.name) as shown,
+            ):
+                part = _Download(url, path, opened, shown).run()
+            flush_to_disk(part)
+            part.replace(path)
+        _record_of(path).unlink(missing_ok=True)
+    return path
 
 
-class _Part:
-    """Bytes on their way to a file, and the record of the content that they belong to.
+def looks_like_web_page(content: Path | bytes) -> bool:
+    """Whether a file is HTML, judged by its bytes and not by its name.
 
-    The record is written while the part is empty, so the two fit whenever a process dies.
+    Args:
+        content: A file's path, or bytes from its beginning; the first 64 KiB are looked at.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    return bool(_PAGE.match(_read_head(content)))
+
+
+def web_page_error(content: Path | bytes, what: str) -> DownloadError:
+    """The error to raise for a web page in place of a file, with the page's title.
+
+    Args:
+        content: The page, as for `looks_like_web_page`.
+        what: Where it came from, or the file it stands in for; for the message.
+    """
+    title = _TITLE.search(_read_head(content).decode(errors="replace"))
+    text = " ".join(html.unescape(title[1]).split()) if title else ""
+    shown = f", titled {text[:_LONGEST_TITLE]!r}" if text else ""
+    return DownloadError(
+        "A download brings the file itself.",
+        f"a web page{shown}, in place of {what}",
+        "Open it in the browser to see what the page says: it may ask for a login, say that it is "
+        "not shared, or that the download quota is used up (Google Drive opens a file again after "
+        "about a day). Download it there and pass SOURCE='zip' or 'folder', or choose another "
+        "SOURCE.",
+    )
+
+
+def _read_head(content: Path | bytes) -> bytes:
+    if isinstance(content, bytes):
+        return content[:_HEAD_BYTES]
+    with content.open("rb") as file:
+        return file.read(_HEAD_BYTES)
+
+
+def _bar(name: str) -> tqdm:
+    return tqdm(desc=name, unit="B", unit_scale=True)
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(path.name + ".part.json")
+
+
+class _Download:
+    """One file's way here.
+
+    The record of the content is written while the part is empty, so whatever moment a process
+    dies at, bytes and record fit together.
     """
 
-    def __init__(self, target: Path, url: str) -> None:
-        self.target, self.url = target, url
-        self.path = target.with_name(f"{target.name}.part")
-        self.record = target.with_name(f"{target.name}.part.json")
-        self.version: dict[str, object] = {}
-
-    def open(self) -> None:
-        """Find out whether what lies there can be continued; else begin with nothing."""
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            record = read_json(self.record)
-            same = record.pop("url") == self.url and self.path.is_file()
-            self.version = record if same else {}
-        with explained(self.path):
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self.path.open("ab").close()
-        if not self.version:
-            self.begin({})
+    def __init__(self, url: str, path: Path, session: requests.Session, bar: tqdm) -> None:
+        self.url, self.session, self.bar = url, session, bar
+        self.part = path.with_name(path.name + ".part")
+        self.record = _record_of(path)
+        self.version = self._read_version()
+        if not any(self.version.values()):
+            self._discard()
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size
+        """Bytes that have arrived."""
+        return self.part.stat().st_size if self.part.is_file() else 0
 
-    @property
-    def is_whole(self) -> bool:
-        return self.size == self.version.get("total")
-
-    def begin(self, version: dict[str, object]) -> None:
-        with explained(self.path):
-            self.path.open("wb").close()
-            self.record.unlink(missing_ok=True)
-            if version:
-                write_json(self.record, {"url": self.url, **version})
-        self.version = version
-
-    def finish(self) -> None:
-        with explained(self.path):
-            flush_to_disk(self.path)
-            self.path.replace(self.target)
-        self.forget()
-
-    def forget(self) -> None:
-        """Remove what a download of this file may have left beside it."""
-        for path in (self.path, self.record):
-            with contextlib.suppress(OSError):  # gone with its drive
-                path.unlink(missing_ok=True)
-
-
-def _receive_whole(session: requests.Session, part: _Part, report: Callable[[int], object]) -> None:
-    failures, most = 0, part.size
-    while not part.is_whole:
+    def run(self) -> Path:
+        """Ask until all bytes are here; returns the part, which is whole."""
+        retries, most = _RETRIES, self.size
         try:
-            return _attempt(session, part, report)
-        except _BrokenOffError as problem:
-            # Against the most that ever arrived: a file that begins again and again must end.
-            failures = 0 if part.size >= most + _PROGRESS_BYTES else failures
-            failures, most = failures + 1, max(most, part.size)
-            if failures == ATTEMPTS:
-                raise _giving_up(part, problem) from problem
-        time.sleep(min(2.0 ** (failures - 1), _LONGEST_BACKOFF))
-    return None
+            while not self.part.is_file() or self.size != self.version.get("total"):
+                try:
+                    self._attempt()
+                    break
+                except HTTPError as problem:
+                    # Against the most that ever arrived: else a file that begins again and again
+                    # would be asked for without end.
+                    retries = _RETRIES if self.size >= most + _PROGRESS_BYTES else retries
+                    most = max(most, self.size)
+                    retries = retries.increment("GET", self.url, error=problem)
+                    retries.sleep()
+        except (requests.RequestException, MaxRetryError) as error:
+            raise DownloadError(
+                "The server sends the whole file.",
+                f"{getattr(error, 'reason', error)}: {self.url}",
+                f"Run it again later: {self.size:,} bytes are here and are not fetched twice. Or "
+                "try another SOURCE. A network that asks for a login may redirect without end.",
+            ) from error
+        return self.part
+
+    def _attempt(self) -> None:
+        """Ask for what is missing and receive it.
+
+        Raises:
+            HTTPError: It broke off, or another content is offered: worth another attempt.
+            DownloadError: Another attempt would end alike.
+        """
+        asked = self._headers()
+        with self.session.get(self.url, headers=asked, stream=True, timeout=_LIMITS) as answer:
+            self._check(answer)
+            first, offered = _read_offer(answer)
+            if first and (first != self.size or not self._fits(offered)):
+                self._discard()
+                raise ProtocolError("the content has changed since the download began")
+            block = _read(answer)
+            if not first:
+                self._begin(block, answer, offered)
+            self.bar.reset(offered["total"])
+            self.bar.update(first)
+            with self.part.open("ab") as file:
+                while block:
+                    file.write(block)
+                    self.bar.update(len(block))
+                    block = _read(answer)
+        if offered["total"] not in {None, self.size}:
+            raise ProtocolError(f"{self.size:,} of {offered['total']:,} bytes arrived")
+
+    def _headers(self) -> dict[str, str]:
+        # Compressed, the bytes of a range would not be the file's.
+        headers = {"Accept-Encoding": "identity"}
+        if self.size and any(self.version.values()):
+            headers["Range"] = f"bytes={self.size}-"
+            tag = self.version["etag"]
+            # A weak tag must not stand there.
+            condition = tag if tag and not tag.startswith("W/") else self.version["last_modified"]
+            headers |= {"If-Range": condition} if condition else {}
+        return headers
+
+    def _check(self, answer: requests.Response) -> None:
+        """Refuse an answer that brings no file."""
+        code, encoding = answer.status_code, answer.headers.get("Content-Encoding", "identity")
+        if code == 416:
+            self._discard()
+            raise ProtocolError("the server has nothing to continue with")
+        if code not in {200, 206} or encoding.lower() != "identity":
+            wait = answer.headers.get("Retry-After", "")
+            shown = f", to be asked again after {wait}" if wait else ""
+            raise (MissingFileError if code in {404, 410} else DownloadError)(
+                "The server hands the file out, as it is.",
+                f"{code} {answer.reason}, encoding {encoding}{shown}: {self.url}",
+                "Run it again later: it goes on where it stopped. Or open the address in the "
+                "browser to see whether it asks for a login or refuses programs, download it "
+                "there and pass SOURCE='zip' or 'folder'; or try another network or SOURCE.",
+            )
+
+    def _fits(self, offered: dict) -> bool:
+        """Whether nothing that is known of both contents differs."""
+        known = [key for key in offered if offered[key] and self.version[key]]
+        return all(offered[key] == self.version[key] for key in known)
+
+    def _begin(self, block: bytes, answer: requests.Response, offered: dict) -> None:
+        """Begin with the first byte, and record of which content it is."""
+        if offered["total"] is None and not answer.raw.chunked:
+            raise DownloadError(
+                "The server says how long a file is.",
+                f"no length: {self.url}",
+                "Without it a file that broke off cannot be told from a whole one. Try another "
+                "SOURCE, or download it in the browser and pass SOURCE='zip' or 'folder'.",
+            )
+        # Judged before anything here is given up: a page must not cost what has arrived.
+        is_html = "html" in answer.headers.get("Content-Type", "").lower()
+        if looks_like_web_page(block) or (is_html and b"\0" not in block):
+            raise web_page_error(block, self.url)
+        self._discard()
+        require_space(self.part.parent, offered["total"] or 0, self.part.stem)
+        write_json(self.record, {"url": self.url, **offered})
+        self.version = offered
+
+    def _discard(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.version = {}
+
+    def _read_version(self) -> dict:
+        """The recorded version; an empty one where there is none that can be continued."""
+        try:
+            version = read_json(self.record)
+            return version if version.pop("url") == self.url else {}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return {}
 
 
-def _attempt(session: requests.Session, part: _Part, report: Callable[[int], object]) -> None:
-    """Ask for what is missing and receive it.
-
-    Raises:
-        _BrokenOffError: Another attempt may bring the rest.
-    """
-    with _ask(session, part) as response:
-        if response.status_code == 416:
-            _restart(part, {}, report)
-            raise _BrokenOffError("416: nothing to continue")
-        if response.status_code not in {200, 206}:
-            raise _refusal(response, part)
-        start, version = _describe(response)
-        head = b""
-        if start is None:
-            head = _read(response)
-            _refuse_page(head, response)
-        elif start != part.size or not _agree(version, part.version):
-            _restart(part, {}, report)
-            raise _BrokenOffError("the content has changed since the download began")
-        if not start:
-            _restart(part, version, report)
-        total = version["total"]
-        if total is not None:
-            require_space(part.target.parent, total - part.size, part.target.name)
-        with explained(part.path), part.path.open("ab") as file:
-            while block := head or _read(response):
-                head = b""
-                file.write(block)
-                report(len(block))
-    if total is not None and part.size != total:
-        raise _BrokenOffError(f"{part.size:,} of {total:,} bytes arrived")
+def _read(answer: requests.Response) -> bytes:
+    # What is there, not a full block: what came before a break would be lost with it.
+    return answer.raw.read1(_BLOCK_BYTES, decode_content=False)
 
 
-def _restart(part: _Part, version: dict[str, object], report: Callable[[int], object]) -> None:
-    if part.size:
-        report(-part.size)
-    part.begin(version)
-
-
-def _ask(session: requests.Session, part: _Part) -> requests.Response:
-    # Compressed, the bytes of a range would not be the file's.
-    headers = {"Accept-Encoding": "identity"}
-    if part.size and any(part.version.values()):
-        headers["Range"] = f"bytes={part.size}-"
-        tag = str(part.version.get("etag") or "")
-        if condition := part.version.get("modified") if tag[:2] in ("", "W/") else tag:
-            headers["If-Range"] = str(condition)
-    try:
-        return session.get(part.url, headers=headers, stream=True, timeout=_TIMEOUTS)
-    except (TooManyRedirects, InvalidURL, InvalidSchema, MissingSchema) as error:
-        raise DownloadError(
-            "The address leads to the file.",
-            f"{part.url}: {error}",
-            "Correct the address, or try another SOURCE; a network that asks for a login may "
-            "redirect without end.",
-        ) from error
-    except requests.RequestException as error:
-        raise _giving_up(part, error) from error
-
-
-def _refusal(response: requests.Response, part: _Part) -> DownloadError:
-    """What to raise for an answer that brings no file."""
-    status = f"{response.status_code} {response.reason}".strip()
-    if response.status_code in _BUSY:
-        return _giving_up(part, status)
-    if response.status_code in {404, 410}:
-        return MissingFileError(
-            "The server has the file.", f"{status}: {part.url}", "Try another SOURCE."
-        )
-    return DownloadError(
-        "The server hands the file out.",
-        f"{status}: {part.url}",
-        "Open the address in the browser to see whether it asks for a login or refuses "
-        "programs; download it there and pass SOURCE='zip' or 'folder', or try another SOURCE.",
-    )
-
-
-def _describe(response: requests.Response) -> tuple[int | None, dict[str, object]]:
-    """First byte of the part that is sent, None for the whole content; and which content it is.
-
-    Raises:
-        DownloadError: The file's own length cannot be told.
-    """
-    headers = response.headers
-    found = _RANGE.fullmatch(headers.get("Content-Range", ""))
-    if response.status_code == 206:
-        start, total = (int(found[1]), int(found[2])) if found else (-1, None)
-    else:
-        start, length = None, headers.get("Content-Length", "").strip()
-        total = int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
-    packed = headers.get("Content-Encoding", "identity").lower()
-    chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
-    if packed != "identity" or (total is None and not chunked):
-        raise DownloadError(
-            "The server says how long the file is, and sends it as it is.",
-            f"{'no length' if packed == 'identity' else f'compressed ({packed})'}: {response.url}",
-            "Try another network or SOURCE; or download it in the browser and pass SOURCE='zip' "
-            "or 'folder'.",
-        )
-    version = {"etag": headers.get("ETag", ""), "modified": headers.get("Last-Modified", "")}
-    return start, version | {"total": total}
-
-
-def _agree(one: dict[str, object], other: dict[str, object]) -> bool:
-    """Whether nothing that both versions state differs."""
-    return all(one[name] == other[name] for name in one if one[name] and other.get(name))
-
-
-def _read(response: requests.Response) -> bytes:
-    try:
-        # What is there, not a full block: it is kept when the connection breaks.
-        return response.raw.read1(_BLOCK_BYTES, decode_content=False)
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise _BrokenOffError(error) from error
-
-
-def looks_like_web_page(content: bytes) -> bool:
-    """Whether the first bytes of a file are HTML: a quota, a login or a question in its place."""
-    return bool(_PAGE.match(content[:_PROGRESS_BYTES]))
-
-
-def web_page_error(content: bytes, origin: str) -> DownloadError:
-    """The error to raise for a page in place of a file.
-
-    Args:
-        content: The page's first bytes.
-        origin: Where it came from, or the file it stands in for; for the message.
-    """
-    title = _TITLE.search(content.decode("utf-8", errors="replace"))
-    shown = f", titled {title[1].strip()!r}" if title else ""
-    return DownloadError(
-        "A download brings the file itself.",
-        f"a web page{shown}, in place of {origin}",
-        "It may say that a quota is used up, ask for a login or for proof of a human: open the "
-        "address in the browser. Download it there and pass SOURCE='zip' or 'folder'; or choose "
-        "another SOURCE.",
-    )
-
-
-def _refuse_page(head: bytes, response: requests.Response) -> None:
-    kind = response.headers.get("Content-Type", "").lower()
-    if looks_like_web_page(head) or ("html" in kind and b"\0" not in head):
-        raise web_page_error(head, response.url)
-
-
-def _giving_up(part: _Part, problem: object) -> DownloadError:
-    return DownloadError(
-        "The server sends the whole file.",
-        f"{problem}; after {ATTEMPTS} attempts without progress: {part.url}",
-        f"Run it again later: {part.size:,} bytes are here and stay. Or try another SOURCE.",
-    )
+def _read_offer(answer: requests.Response) -> tuple[int, dict]:
+    """First byte of what is sent (-1: unknown), and what tells the content from others."""
+    first, total = 0, answer.headers.get("Content-Length", "")
+    if answer.status_code == 206:
+        place = answer.headers.get("Content-Range", "")
+        found = re.fullmatch(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15})", place)
+        first, total = (int(found[1]), found[2]) if found else (-1, "")
+    return first, {
+        "etag": answer.headers.get("ETag", ""),
+        "last_modified": answer.headers.get("Last-Modified", ""),
+        "total": int(total) if re.fullmatch(r"\d{1,15}", total) else None,
+    }

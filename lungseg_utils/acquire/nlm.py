@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from shutil import copyfile
 
 from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from lungseg_utils.acquire.hosts import download_from_kaggle
 from lungseg_utils.acquire.http import MissingFileError, download_file, open_session
@@ -62,7 +61,7 @@ def download_nlm(
     Raises:
         DownloadError: A server refuses or keeps failing, or has none of a set's X-rays. What
             has arrived stays.
-        LungsegError: The disk has not enough room.
+        StorageError: The disk has not enough room.
     """
     cases = [
         case for case in (load_manifest() if manifest is None else manifest) if case.source in urls
@@ -77,12 +76,12 @@ def download_nlm(
         if not (folder / name).is_file()
     }
     sizes = {f"{IMAGE_FOLDER}/{case.image_file}": _XRAY_BYTES[case.source] for case in cases}
-    expected_bytes = sum(sizes.get(name, 0) for name in wanted)
-    require_space(folder, expected_bytes, "The download from NLM")
-    missing += _fetch_all(wanted, folder, expected_bytes)
+    require_space(folder, sum(sizes.get(name, 0) for name in wanted), "The download from NLM")
+    missing += _fetch_all(wanted, folder)
     _check_addresses(cases, missing, urls)
     if missing:
-        print(f"Not on the server ({len(missing)}): " + ", ".join(_shorten(missing)))
+        stems = compress_ranges(Path(name).with_suffix("").as_posix() for name in missing)
+        print(f"Not on the server ({len(missing)}): " + ", ".join(shortened(stems)))
     return missing
 
 
@@ -120,42 +119,20 @@ def _fetch_kaggle_masks(cases: list[Case], folder: Path, have: Collection[str]) 
     return missing
 
 
-def _fetch_all(wanted: Mapping[str, str], folder: Path, expected_bytes: int) -> list[str]:
-    """Fetch files, several at a time, under one bar; the names of those that are not there."""
-    missing, stopped = [], threading.Event()
+def _fetch_all(wanted: Mapping[str, str], folder: Path) -> list[str]:
+    """Fetch files, several at a time; the names of those that are not there."""
+    with open_session() as session:
 
-    def count(size: int) -> None:
-        if stopped.is_set():
-            raise InterruptedError
-        with bar.get_lock():
-            bar.update(size)
+        def fetch(name: str) -> bool:
+            try:
+                download_file(wanted[name], folder / name, session, tqdm(disable=True))
+            except MissingFileError:
+                return False
+            return True
 
-    def fetch(name: str) -> bool:
-        try:
-            download_file(wanted[name], folder / name, session, count)
-        except MissingFileError:
-            return False
-        return True
-
-    with (
-        tqdm(total=expected_bytes, unit="B", unit_scale=True, desc="NLM") as bar,
-        open_session() as session,
-        ThreadPoolExecutor(FILES_AT_A_TIME) as pool,
-    ):
-        futures = {pool.submit(fetch, name): name for name in wanted}
-        try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                if not future.result():
-                    missing.append(futures[future])
-                bar.set_postfix_str(f"{done:,} of {len(futures):,} files", refresh=False)
-        except BaseException:
-            # An interruption by the user or a server that is gone: the others need not wait.
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-        # The number of bytes was an estimate.
-        bar.total = bar.n
-    return sorted(missing)
+        # After the first that fails, those that wait are not begun.
+        came = thread_map(fetch, wanted, max_workers=FILES_AT_A_TIME, desc="NLM", unit="file")
+    return sorted(name for name, there in zip(wanted, came, strict=True) if not there)
 
 
 def _check_addresses(cases: list[Case], missing: list[str], urls: Mapping[str, str]) -> None:
@@ -169,8 +146,3 @@ def _check_addresses(cases: list[Case], missing: list[str], urls: Mapping[str, s
                 f"none of {len(names)} is at {url}/{IMAGE_FOLDER}",
                 "Look on lhncbc.nlm.nih.gov where the set is now, or choose another SOURCE.",
             )
-
-
-def _shorten(names: list[str]) -> list[str]:
-    stems = (Path(name).with_suffix("").as_posix() for name in names)
-    return shortened(compress_ranges(stems))

@@ -167,7 +167,7 @@ def _archive_case(rng: np.random.Generator, place: Path) -> None:
     archive = box / "case.zip"
     archive.write_bytes(damage(_draw_archive(rng), rng, ARCHIVES, share=0.6))
     try:
-        unpack_zip(archive, box / "outer" / "inner", largest_bytes=10_000_000)
+        unpack_zip(archive, box / "outer" / "inner")
     finally:
         outside = {path.name for path in [*box.iterdir(), *(box / "outer").iterdir()]}
         outside -= {"case.zip", "outer", "inner"}

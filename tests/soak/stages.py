@@ -34,14 +34,20 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def download(workspace, url: str) -> None:
+    from tqdm import tqdm
+
     from lungseg_utils.acquire.http import download_file
     from lungseg_utils.acquire.sources import fetch
 
-    def slowly(count: int) -> None:
-        time.sleep(0.01)  # the loopback is too fast to be hit in the middle
+    class Slow(tqdm):
+        """Keeps the loopback from being too fast to be hit in the middle."""
+
+        def update(self, count: int = 1) -> None:
+            time.sleep(0.01)
+            super().update(count)
 
     archive = workspace.downloads / "bundle.zip"
-    download_file(url, archive, progress=slowly)
+    download_file(url, archive, bar=Slow())
     fetch("zip", workspace, location=str(archive))
 
 
