@@ -10,10 +10,11 @@ import pandas as pd
 from lungseg_utils.evaluation.summaries import HEADLINE, paired_differences, summarise
 from lungseg_utils.files.records import differing
 
+REFERENCE = "unet"
 SOUND_SHENZHEN = "source=shenzhen, questionable=no"
+DIGITS = {metric: digits for metric, (_, digits) in HEADLINE.items()}
+DIGITS |= {"hd95_mm": DIGITS["hd95_px"], "assd_mm": DIGITS["assd_px"]}
 _DECIMALS = 4
-_DIGITS = {metric: digits for metric, (_, digits) in HEADLINE.items()}
-_DIGITS |= {"hd95_mm": _DIGITS["hd95_px"], "assd_mm": _DIGITS["assd_px"]}
 
 
 def figures_of(scores: pd.DataFrame) -> dict[str, dict]:
@@ -40,21 +41,20 @@ def figures_of(scores: pd.DataFrame) -> dict[str, dict]:
     return _nested(kept, ["model", "group", "region"])
 
 
-def differences_of(scores: pd.DataFrame, reference: str) -> dict[str, dict]:
-    """Paired differences to one model after post-processing, both lungs together.
+def differences_of(scores: pd.DataFrame) -> dict[str, dict]:
+    """Paired differences to the U-Net after post-processing, both lungs together.
 
     Args:
-        scores: Rows of `score_run` of several models.
-        reference: The model to compare with.
+        scores: Rows of `score_run` of the U-Net and at least one other model.
 
     Returns:
         Model to group (`all` and each source) to record, as in `figures_of`; the mean is model −
-        reference.
+        U-Net.
     """
     post = scores[(scores["stage"] == "post") & (scores["region"] == "both")]
-    others = [model for model in dict.fromkeys(scores["model"]) if model != reference]
-    tables = [paired_differences(post, [reference, other]) for other in others]
-    return _nested(pd.concat(tables), ["model", "group"]) if tables else {}
+    others = [model for model in dict.fromkeys(scores["model"]) if model != REFERENCE]
+    tables = [paired_differences(post, [REFERENCE, other]) for other in others]
+    return _nested(pd.concat(tables), ["model", "group"])
 
 
 def changed_figures(recorded: dict, found: dict) -> dict[str, tuple[object, object]]:
@@ -77,7 +77,7 @@ def changed_figures(recorded: dict, found: dict) -> dict[str, tuple[object, obje
 def _alike(name: str, old: object, new: object) -> bool:
     if not isinstance(old, float | int) or not isinstance(new, float | int):
         return False
-    digits = _DIGITS.get(name.split(".")[-2])
+    digits = DIGITS.get(name.split(".")[-2])
     # A hair more: figures of 4 decimals have no exact binary form.
     return digits is not None and abs(old - new) <= 0.5 * 10**-digits + 1e-9
 

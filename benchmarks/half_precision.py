@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lungseg_utils import dice, load_prepared, load_run, open_workspace
+from benchmarks.choices import EVAL_SIZE, score
+from lungseg_utils import load_prepared, load_run, open_workspace
 from lungseg_utils.files.records import write_atomically
 from lungseg_utils.preparation.cases import Cases
 from lungseg_utils.segment.segmenter import Segmenter
@@ -22,18 +23,11 @@ from lungseg_utils.segment.shipped import SHIPPED, load_shipped
 
 TABLE = Path(__file__).with_name("half_precision.csv")
 ALLOWED = 0.0005
-EVAL_SIZE = 512
-
-
-def scores(segmenter: Segmenter, cases: Cases) -> np.ndarray:
-    """Dice of every case at its own size, post-processed; float64 (N,)."""
-    pairs = zip(cases.images, cases.masks, strict=True)
-    return np.array([dice(segmenter.segment(image).mask, mask) for image, mask in pairs])
 
 
 def cost(full: Segmenter, half: Segmenter, cases: Cases) -> dict[str, object]:
     """Mean Dice of both, the largest difference in a case, and the number of cases."""
-    before, after = scores(full, cases), scores(half, cases)
+    before, after = score(full, cases), score(half, cases)
     return {
         "dice_float32": before.mean(),
         "dice_half": after.mean(),

@@ -31,7 +31,7 @@ _MODULES = {
     "segment.predict": ("load_predictions", "predict_split"),
     "evaluation.metrics": ("assd", "dice", "hd95", "iou"),
     "segment.postprocess": ("clean_mask",),
-    "evaluation.report": ("score_run",),
+    "evaluation.scoring": ("score_run",),
     "segment.segmenter": ("Segmenter",),
     "verify": ("verify_workspace",),
 }

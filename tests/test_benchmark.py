@@ -14,18 +14,13 @@ from PIL import Image
 
 from benchmarks import score_shipped as command
 from benchmarks.external import find_films
-from benchmarks.markdown import BEGIN, END, marked
-from benchmarks.readme import render_readme_results
-from benchmarks.score_shipped import Outcome, benchmark
-from lungseg_utils.bundle import Pairing, pair_bundle
+from benchmarks.score_shipped import benchmark, processor_name
+from benchmarks.texts import BEGIN, END, split_at_markers
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.evaluation.networks import processor_name
 from lungseg_utils.manifest import load_manifest
 from lungseg_utils.phantom.sets import write_phantom_bundle
-from lungseg_utils.preparation.arrays import prepare
 from lungseg_utils.segment.shipped import SHIPPED
 from lungseg_utils.training.config import TrainingConfig
-from lungseg_utils.workspace import open_workspace
 
 SIZE = 32
 
@@ -130,36 +125,33 @@ def workspace(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(bundle, external, workspace, tmp_path_factory) -> tuple[Outcome, Path]:
-    """A first benchmark of everything, and the folder that it wrote to."""
-    folder = tmp_path_factory.mktemp("first")
-    places = new_place(folder)
-    # Arrays of another bundle lie in the workspace: they must not be scored.
-    prepare(Pairing(pair_bundle(bundle).pairs[:1]), open_workspace(workspace), 512)
-    outcome = benchmark(bundle, external, workspace, **places, load=load_fake)
-    shutil.copytree(workspace / "reports", folder / "reports")
-    return outcome, folder
-
-
-@pytest.fixture
-def recorded(first, place, tmp_path) -> dict[str, Path]:
-    """A copy of what the first benchmark wrote."""
-    shutil.copytree(first[1], tmp_path, dirs_exist_ok=True)
+def first(bundle, external, workspace, tmp_path_factory) -> dict[str, Path]:
+    """The place after a first benchmark."""
+    place = new_place(tmp_path_factory.mktemp("first"))
+    assert benchmark(bundle, external, workspace, **place, load=load_fake) == {}
     return place
 
 
+@pytest.fixture
+def recorded(first, tmp_path) -> dict[str, Path]:
+    """A copy of that place."""
+    folder = shutil.copytree(first["folder"].parent, tmp_path / "place")
+    return {"folder": folder / "weights", "readme": folder / "README.md"}
+
+
+def results_in(place: dict[str, Path]) -> dict:
+    return json.loads((place["folder"] / "results.json").read_text())
+
+
 def dice_of_shift(shift: int) -> float:
-    """Of two strips, 8 pixels wide, moved sideways by some: 2·(8 − shift) / (8 + 8)."""
+    """Dice of strips 8 wide, moved sideways."""
     return (8 - shift) / 8
 
 
-def test_figures_are_those_worked_out_by_hand(first, bundle, recorded):
-    outcome = first[0]
-    assert (outcome.changed, outcome.kept, outcome.other) == ({}, {}, [])
-    results = json.loads((recorded["folder"] / "results.json").read_text())
-    assert results == outcome.results
+def test_figures_are_those_worked_out_by_hand(first, bundle):
+    results = results_in(first)
     test, other = results["data"]["figures"]["test"], results["external"]["figures"]
-    for shift, name in enumerate(("unet", "unetpp", "pix2pix")):
+    for name, shift in {"unet": 0, "unetpp": 1, "pix2pix": 2}.items():
         alone, films = test[name]["source=montgomery"], other[name]
         assert (alone["both"]["n"], films["both"]["n"]) == (1, 2)
         for region in ("both", "right", "left"):
@@ -177,74 +169,66 @@ def test_figures_are_those_worked_out_by_hand(first, bundle, recorded):
     cross = results["data"]["figures"]["cross"]
     assert cross["unet-shenzhen"]["all"]["both"]["n"] == masked.count("montgomery")
     assert cross["unet-montgomery"]["all"]["both"]["n"] == masked.count("shenzhen")
-
     cost = results["cost"]["figures"]["unet"]
     assert (cost["parameters"], cost["bytes"]) == (7, 14)
     assert cost["seconds_an_image"] >= 0
 
 
-def test_readme_and_card_show_the_figures_and_keep_their_surroundings(first, recorded):
-    page = recorded["readme"].read_text()
-    assert page.startswith("# Title\n") and page.endswith("## Next\n")
-    weights = json.loads((recorded["folder"] / "weights.json").read_text())
-    assert marked(page) == first[0].table == render_readme_results(first[0].results, weights)
-    assert "| JSRT | 2 | Pix2Pix | 0.750 |" in page
-    assert "| Pix2Pix | 2 | 0.750 |" in (recorded["folder"] / "MODEL_CARD.md").read_text()
+def test_readme_and_card_show_the_figures_and_keep_their_surroundings(first):
+    before, shown, after = split_at_markers(first["readme"].read_text())
+    assert before.startswith("# Title\n") and after.endswith("## Next\n")
+    assert "| JSRT | 2 | Pix2Pix | 0.750 |" in shown
+    assert "| Pix2Pix | 2 | 0.750 |" in (first["folder"] / "MODEL_CARD.md").read_text()
+
+
+def load_moved(name: str, folder: Path) -> FakeRun:
+    return FakeRun(name, 3) if name == "pix2pix" else load_fake(name, folder)
 
 
 def test_a_second_benchmark_prepares_nothing_and_notices_what_changed(bundle, workspace, recorded):
-    def load_moved(name: str, folder: Path) -> FakeRun:
-        return FakeRun(name, 3) if name == "pix2pix" else load_fake(name, folder)
-
     arrays = workspace / "prepared" / "512" / "images.npy"
     before = arrays.stat().st_mtime_ns
-    moved = benchmark(bundle, None, workspace, **recorded, load=load_moved)
+    changed = benchmark(bundle, None, workspace, **recorded, load=load_moved)
     assert arrays.stat().st_mtime_ns == before
-    assert moved.changed["data.test.pix2pix.source=montgomery.both.dice.mean"] == (0.75, 0.625)
-    assert {".".join(name.split(".")[1:3]) for name in moved.changed} == {
-        "test.pix2pix",
-        "differences.pix2pix",
-    }
+    assert changed["data.test.pix2pix.source=montgomery.both.dice.mean"] == (0.75, 0.625)
+    places = {".".join(name.split(".")[1:3]) for name in changed}
+    assert places == {"test.pix2pix", "differences.pix2pix"}
     assert "| Montgomery | 1 | Pix2Pix | 0.625 |" in recorded["readme"].read_text()
-    results = json.loads((recorded["folder"] / "results.json").read_text())
-    assert (
-        results["data"]["figures"]["test"]["pix2pix"]
-        == (moved.results["data"]["figures"]["test"]["pix2pix"])
-    )
+    test = results_in(recorded)["data"]["figures"]["test"]
+    assert test["pix2pix"]["source=montgomery"]["both"]["dice"]["mean"] == 0.625
 
 
-@pytest.mark.parametrize(("sha256", "current"), [("a", True), ("b", False)])
+@pytest.mark.parametrize(("sha256", "whose"), [("a", "of these weights"), ("b", "OTHER WEIGHTS")])
 def test_what_is_left_out_keeps_its_recorded_figures(
-    sha256, current, first, external, workspace, recorded
+    sha256, whose, external, workspace, recorded, capsys
 ):
     def load_other(name: str, folder: Path) -> FakeRun:
         return replace(load_fake(name, folder), sha256=sha256)
 
-    alone = benchmark(None, external, workspace, **recorded, load=load_other)
-    assert (alone.kept, alone.changed) == ({"data": current}, {})
-    assert alone.results["data"] == first[0].results["data"]
+    before = results_in(recorded)["data"]
+    assert benchmark(None, external, workspace, **recorded, load=load_other) == {}
+    assert results_in(recorded)["data"] == before
+    assert f"DATA was left out: its figures are kept as recorded, {whose}" in (
+        capsys.readouterr().out.replace(", of OTHER", ", OTHER")
+    )
     assert "| all test images |" in recorded["readme"].read_text()
 
 
-def test_the_scores_of_each_case_can_be_looked_up(first, bundle):
-    outcome, folder = first
-    names = ["cases-data.csv", "cases-external.csv"]
-    assert [path.name for path in outcome.written][:2] == names
-    data, films = (pd.read_csv(folder / "reports" / name) for name in names)
+def test_the_scores_of_each_case_can_be_looked_up(bundle, external, workspace, recorded):
+    benchmark(bundle, external, workspace, **recorded, load=load_fake)
+    data, films = (
+        pd.read_csv(workspace / "reports" / f"cases-{part}.csv") for part in ("data", "external")
+    )
     films = films.set_index(["model", "image_id", "region"])
     assert films.loc[("pix2pix", "A2", "both"), "dice"] == dice_of_shift(2)
     assert len(films) == 3 * 2 * 3  # networks, films, regions
-
     data = data[data["region"] == "both"]
     (case,) = load_manifest(bundle / "data_manifest.csv", "montgomery", "test")
     of_case = data[data["image_id"] == case.image_id].set_index("model")["dice"]
     assert of_case.loc[["unet", "unetpp", "pix2pix"]].tolist() == [1, 0.875, 0.75]
-    figures = outcome.results["data"]["figures"]
-    test = figures["test"]["unet"]["all"]["both"]
+    test = results_in(recorded)["data"]["figures"]["test"]["unet"]["all"]["both"]
     of_unet = data.loc[data["model"] == "unet", "dice"]
     assert (len(of_unet), round(of_unet.mean(), 4)) == (test["n"], test["dice"]["mean"])
-    cross = figures["cross"]["unet-shenzhen"]["all"]["both"]
-    assert (data["model"] == "unet-shenzhen").sum() == cross["n"]
 
 
 def everything_in(place: dict[str, Path]) -> dict[str, bytes]:
@@ -252,40 +236,21 @@ def everything_in(place: dict[str, Path]) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in files}
 
 
-def write_own_set(folder: Path) -> Path:
-    """A film whose mask is half of what the networks see: Dice 2·1 / (1 + 2) of the U-Net."""
-    truth = np.kron(lungs(), np.ones((2, 2), np.uint8))
-    write_png(folder / "images" / "A1.png", truth * 50)
-    truth[:SIZE] = 0
-    write_png(folder / "masks" / "A1.png", truth * 255)
-    return folder
-
-
-def test_a_set_of_ones_own_is_scored_and_not_recorded(workspace, recorded, tmp_path):
-    before = everything_in(recorded)
-    own = write_own_set(tmp_path / "own")
-
-    outcome = benchmark(None, own, workspace, **recorded, load=load_fake)
-
-    assert (outcome.other, outcome.changed, outcome.kept) == (["external"], {}, {})
-    assert "| own | 1 | U-Net | 0.667 |" in outcome.table
-    assert "JSRT" not in outcome.table
-    assert [path.name for path in outcome.written] == ["cases-external.csv"]
-    assert everything_in(recorded) == before
-
-
-def test_beside_other_films_the_recorded_bundle_is_still_compared(
-    bundle, workspace, recorded, tmp_path
+def test_other_films_are_scored_and_not_recorded_while_the_bundle_is_compared(
+    bundle, workspace, recorded, tmp_path, capsys
 ):
-    def load_moved(name: str, folder: Path) -> FakeRun:
-        return FakeRun(name, 3) if name == "pix2pix" else load_fake(name, folder)
-
+    # A film whose mask is half of what the networks see: Dice 2·1 / (1 + 2) of the U-Net.
+    truth = np.kron(lungs(), np.ones((2, 2), np.uint8))
+    write_png(tmp_path / "own" / "images" / "A1.png", truth * 50)
+    truth[:SIZE] = 0
+    write_png(tmp_path / "own" / "masks" / "A1.png", truth * 255)
     before = everything_in(recorded)
-    own = write_own_set(tmp_path / "own")
-    outcome = benchmark(bundle, own, workspace, **recorded, load=load_moved)
-    assert outcome.other == ["external"]
-    assert outcome.changed["data.test.pix2pix.source=montgomery.both.dice.mean"] == (0.75, 0.625)
-    assert not any(name.startswith("external") for name in outcome.changed)
+    changed = benchmark(bundle, tmp_path / "own", workspace, **recorded, load=load_moved)
+    printed = capsys.readouterr().out
+    assert "EXTERNAL holds other X-rays or masks than the recorded ones, so nothing was" in printed
+    assert "0.667" in printed
+    assert changed["data.test.pix2pix.source=montgomery.both.dice.mean"] == (0.75, 0.625)
+    assert not any(name.startswith("external") for name in changed)
     assert everything_in(recorded) == before
 
 
@@ -294,19 +259,11 @@ def test_another_bundle_is_scored_and_not_recorded(bundle, workspace, recorded, 
     (case,) = load_manifest(other / "data_manifest.csv", "montgomery", "test")
     write_png(other / "CXR_png" / case.image_file, np.full((512, 512), 200, np.uint8))
     before = everything_in(recorded)
-
-    outcome = benchmark(other, None, tmp_path / "workspace", **recorded, load=load_fake)
-
-    assert (outcome.other, outcome.changed) == (["data"], {})
-    assert "| Montgomery | 1 | U-Net | 0.667 |" in outcome.table  # all is lung, half of it truly
+    assert benchmark(other, None, tmp_path / "workspace", **recorded, load=load_fake) == {}
+    scores = pd.read_csv(tmp_path / "workspace" / "reports" / "cases-data.csv")
+    of_case = scores.query("model == 'unet' and region == 'both' and image_id == @case.image_id")
+    assert of_case["dice"].round(3).tolist() == [0.667]  # all is lung, half of it truly
     assert everything_in(recorded) == before
-
-
-def test_the_first_set_that_is_scored_is_recorded(workspace, place, tmp_path):
-    own = write_own_set(tmp_path / "own")
-    outcome = benchmark(None, own, workspace, **place, load=load_fake)
-    assert outcome.other == []
-    assert "external" in json.loads((place["folder"] / "results.json").read_text())
 
 
 def refuse_to_load(name: str, folder: Path) -> FakeRun:
@@ -314,88 +271,64 @@ def refuse_to_load(name: str, folder: Path) -> FakeRun:
 
 
 @pytest.mark.parametrize("named", [("data",), ("external",), ("data", "external")])
-def test_a_wrong_folder_is_refused_before_anything_is_done(named, workspace, place, tmp_path):
-    paths = dict.fromkeys(named, tmp_path / "nowhere")
+def test_a_wrong_folder_is_refused_before_anything_is_done(named, workspace, recorded, tmp_path):
+    before = everything_in(recorded)
+    paths = dict.fromkeys(("data", "external")) | dict.fromkeys(named, tmp_path / "nowhere")
     with pytest.raises(LungsegError) as error:
-        benchmark(**paths, workspace=workspace, **place, load=refuse_to_load)
+        benchmark(**paths, workspace=workspace, **recorded, load=refuse_to_load)
     assert str(tmp_path / "nowhere") in str(error.value)
     assert error.value.advice
-    assert sorted(path.name for path in place["folder"].iterdir()) == ["weights.json"]
-    assert marked(place["readme"].read_text()) == "old\n"
+    assert everything_in(recorded) == before
 
 
-def test_a_bundle_with_a_mask_missing_is_refused_by_name(workspace, place, tmp_path):
+@pytest.mark.parametrize("lacking", ["missing", "left out"])
+def test_a_bundle_without_a_usable_mask_is_refused_by_name(lacking, external, place, tmp_path):
     folder = write_phantom_bundle(tmp_path / "bundle", 8, size=48)
     mask = sorted((folder / "masks").iterdir())[0]
     mask.unlink()
-    with pytest.raises(LungsegError, match=rf"1 missing in .*{mask.stem.removesuffix('_mask')}"):
-        benchmark(folder, None, workspace, **place, load=refuse_to_load)
+    if lacking == "left out":
+        write_png(mask, np.zeros((48, 48), np.uint8))
+    name = mask.stem.removesuffix("_mask")
+    with pytest.raises(LungsegError, match=rf"1 {lacking} .*{name}"):
+        benchmark(folder, external, tmp_path / "w", **place, load=load_fake)
+    assert not (place["folder"] / "results.json").exists()
 
 
-def test_a_bundle_with_an_unusable_mask_is_refused_by_name(workspace, place, tmp_path):
-    folder = write_phantom_bundle(tmp_path / "bundle", 8, size=48)
-    mask = sorted((folder / "masks").iterdir())[0]
-    write_png(mask, np.zeros((48, 48), np.uint8))
-    with pytest.raises(LungsegError, match=rf"1 left out .*{mask.stem.removesuffix('_mask')}"):
-        benchmark(folder, None, workspace, **place, load=load_fake)
-
-
-def test_nothing_to_score_and_no_markers_are_refused(external, workspace, place):
-    with pytest.raises(LungsegError, match="neither DATA nor EXTERNAL"):
+def test_nothing_to_score_and_no_markers_are_refused(bundle, external, workspace, place):
+    with pytest.raises(LungsegError, match="no folder for DATA and EXTERNAL"):
         benchmark(None, None, workspace, **place, load=refuse_to_load)
     place["readme"].write_text("no place for results\n")
     with pytest.raises(LungsegError, match="Put the two lines back"):
-        benchmark(None, external, workspace, **place, load=refuse_to_load)
+        benchmark(bundle, external, workspace, **place, load=refuse_to_load)
 
 
 def test_films_and_masks_without_a_partner_are_named(external, tmp_path):
-    assert [film.name for film in find_films(external)] == ["A1", "A2"]
-    write_png(tmp_path / "images" / "B1.png", lungs())
-    write_png(tmp_path / "masks" / "B2.png", lungs())
-    with pytest.raises(LungsegError, match=r"1 images and 1 masks .*without a partner: B1, B2"):
+    assert [film[0].stem for film in find_films(external)] == ["A1", "A2"]
+    names = ("images/B1.png", "images/B3.jpg", "images/B3.png", "masks/B2.png", "masks/B3.png")
+    for name in names:
+        write_png(tmp_path / name, lungs())
+    with pytest.raises(LungsegError, match=r"3 images and 2 masks .*not one of each: B1, B2, B3"):
         find_films(tmp_path)
     with pytest.raises(LungsegError, match="0 images and 0 masks"):
         find_films(tmp_path / "images")
 
 
-def test_a_mask_of_another_size_than_its_film_is_refused(workspace, place, tmp_path):
+def test_a_mask_of_another_size_than_its_film_is_refused(workspace, recorded, tmp_path):
     write_png(tmp_path / "x" / "images" / "B1.png", lungs())
     write_png(tmp_path / "x" / "masks" / "B1.png", lungs()[:16] * 255)
     with pytest.raises(LungsegError, match="32 × 32, its mask 32 × 16"):
-        benchmark(None, tmp_path / "x", workspace, **place, load=load_fake)
-    assert not (place["folder"] / "results.json").exists()
-
-
-def test_two_films_that_differ_in_their_suffix_alone_are_refused(tmp_path):
-    for name in ("images/B1.png", "images/B1.jpg", "images/B2.png", "masks/B1.png", "masks/B2.png"):
-        write_png(tmp_path / name, lungs())
-    with pytest.raises(LungsegError, match=r"B1\.jpg, B1\.png in .*images\n") as error:
-        find_films(tmp_path)
-    assert error.value.advice == "Keep one file of each name."
+        benchmark(None, tmp_path / "x", workspace, **recorded, load=load_fake)
 
 
 @pytest.mark.parametrize(("changed", "code"), [({}, 0), ({"data.x.n": (1, 2)}, 1)])
 def test_the_exit_code_tells_whether_figures_changed(changed, code, monkeypatch, capsys):
-    outcome = Outcome({}, "| a table |", changed, {"external": False}, [], [])
     asked = []
-    monkeypatch.setattr(command, "benchmark", lambda *paths: asked.append(paths) or outcome)
+    monkeypatch.setattr(command, "benchmark", lambda *paths: asked.append(paths) or changed)
     assert command.main(["--data", "here", "--workspace", "there"]) == code
     assert asked == [("here", None, "there")]
     printed = capsys.readouterr().out
-    assert "EXTERNAL was left out: its figures are kept as recorded, of OTHER WEIGHTS" in printed
     assert ("Changed: data.x.n was 1, now 2" in printed) == bool(changed)
     assert f"{len(changed)} figures differ" in printed
-
-
-def test_the_command_says_that_other_films_are_not_recorded(monkeypatch, capsys):
-    outcome = Outcome({}, "| own |", {}, {}, ["external"], [Path("cases-external.csv")])
-    monkeypatch.setattr(command, "benchmark", lambda *paths: outcome)
-    assert command.main(["--external", "own"]) == 0
-    table, said, written = capsys.readouterr().out.splitlines()
-    assert (table, written) == ("| own |", "Wrote cases-external.csv")
-    assert said.startswith(
-        "EXTERNAL holds other X-rays or masks than the recorded ones, so nothing"
-    )
 
 
 def test_the_command_line_refuses_a_wrong_folder(tmp_path, capsys):

@@ -65,7 +65,7 @@ def test_only_post_processed_masks_count():
 
 
 def test_differences_are_paired_and_signed():
-    differences = differences_of(scores_of_four(), "unet")
+    differences = differences_of(scores_of_four())
     assert list(differences) == ["pix2pix"]
     # −0.1, 0, −0.1 and −0.00004
     assert differences["pix2pix"]["all"]["dice"]["mean"] == -0.05

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.segment.postprocess import SMALLEST_LUNG
@@ -15,9 +16,6 @@ from lungseg_utils.segment.postprocess import SMALLEST_LUNG
 REGIONS = ("both", "right", "left")
 METRICS = ("dice", "iou", "accuracy", "hd95_px", "assd_px", "hd95_mm", "assd_mm")
 Spacing = tuple[float, float]
-
-_POINTS_AT_ONCE = 4096
-"""Bounds the memory that a ragged outline takes: this many points × the rows of the image."""
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -53,10 +51,7 @@ def surface(mask: np.ndarray) -> np.ndarray:
     Returns:
         bool (H, W).
     """
-    mask = np.asarray(mask).astype(bool)
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
+    return mask.astype(bool) & ~ndimage.binary_erosion(mask)
 
 
 def surface_distances(
@@ -72,18 +67,11 @@ def surface_distances(
     Returns:
         Distances from the prediction's surface to the truth's, and from the truth's to the
         prediction's, float64 (points,), in the unit of `spacing`.
-
-    Raises:
-        LungsegError: A mask is empty and so has no surface.
     """
-    prediction, truth = _checked(prediction, truth)
-    if not prediction.any() or not truth.any():
-        raise LungsegError(
-            "Distances between outlines need two masks that are not empty.",
-            f"{np.count_nonzero(prediction)} predicted and {np.count_nonzero(truth)} true pixels",
-            "Use hd95 or assd, which give the image's diagonal for an empty mask.",
-        )
-    ours, theirs = _crop_together(surface(prediction), surface(truth))
+    either = np.asarray(prediction) | np.asarray(truth)
+    # Nothing lies beyond the box around both, and most of an image does not have to be searched.
+    (box,) = ndimage.find_objects(either.astype(np.uint8))
+    ours, theirs = surface(prediction)[box], surface(truth)[box]
     return _to_nearest(ours, theirs, spacing), _to_nearest(theirs, ours, spacing)
 
 
@@ -154,7 +142,9 @@ def split_lungs(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     if len(lungs) != 2:
         return None
     right, left = sorted(lungs, key=lambda label: centres[label][0])
-    territory = _squared_distance_to(labels == right) <= _squared_distance_to(labels == left)
+    # Squares of distances between pixels are whole numbers, so that ties are exact.
+    to_right, to_left = (ndimage.distance_transform_edt(labels != lung) for lung in (right, left))
+    territory = to_right <= to_left
     return territory, ~territory
 
 
@@ -177,32 +167,26 @@ def score_case(
         without a spacing) and empty_prediction 0 or 1. A lung's accuracy is taken over its own
         territory.
     """
-    prediction, truth = _checked(prediction, truth)
-    rows = [_score_region("both", prediction, truth, None, spacing_mm)]
-    territories = territories or split_lungs(truth)
-    for region, territory in zip(REGIONS[1:], territories or (), strict=False):
-        rows.append(_score_region(region, prediction, truth, territory, spacing_mm))
-    return rows
+    whole = np.ones(truth.shape, bool)
+    areas = [whole, *(territories or split_lungs(truth) or ())]
+    return [
+        {"region": region} | _score_area(prediction, truth, area, spacing_mm)
+        for region, area in zip(REGIONS, areas, strict=False)
+    ]
 
 
-def _score_region(
-    region: str,
-    prediction: np.ndarray,
-    truth: np.ndarray,
-    territory: np.ndarray | None,
-    spacing_mm: Spacing | None,
+def _score_area(
+    prediction: np.ndarray, truth: np.ndarray, area: np.ndarray, spacing_mm: Spacing | None
 ) -> dict[str, object]:
-    if territory is not None:
-        prediction, truth = prediction & territory, truth & territory
+    prediction, truth = prediction & area, truth & area
     hd95_px, assd_px = outline_scores(prediction, truth)
     hd95_mm, assd_mm = (np.nan, np.nan)
     if spacing_mm is not None:
         hd95_mm, assd_mm = outline_scores(prediction, truth, spacing_mm)
     return {
-        "region": region,
         "dice": dice(prediction, truth),
         "iou": iou(prediction, truth),
-        "accuracy": accuracy(prediction, truth, territory),
+        "accuracy": accuracy(prediction, truth, area),
         "hd95_px": hd95_px,
         "assd_px": assd_px,
         "hd95_mm": hd95_mm,
@@ -229,43 +213,6 @@ def _checked(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.
     return masks[0].astype(bool), masks[1].astype(bool)
 
 
-def _crop_together(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    either = one | other
-    rows, columns = np.flatnonzero(either.any(1)), np.flatnonzero(either.any(0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    return one[box], other[box]
-
-
 def _to_nearest(points: np.ndarray, targets: np.ndarray, spacing: Spacing) -> np.ndarray:
-    """Distance from every point to the nearest target, exact for any spacing.
-
-    In two steps, as in Felzenszwalb and Huttenlocher 2012 (doi 10.4086/toc.2012.v008a019): the
-    nearest target within each row, then the best row; but only at the points, not at every pixel.
-    """
-    across = _across_rows(targets) * spacing[0]
-    np.square(across, out=across)
-    y, x = np.nonzero(points)
-    rows = np.arange(targets.shape[0])
-    nearest = np.empty(len(y))
-    for start in range(0, len(y), _POINTS_AT_ONCE):
-        part = slice(start, start + _POINTS_AT_ONCE)
-        down = np.square((y[part, None] - rows) * spacing[1])
-        nearest[part] = (across[x[part]] + down).min(axis=1)
-    return np.sqrt(nearest)
-
-
-def _across_rows(targets: np.ndarray) -> np.ndarray:
-    """Columns from (x, y) to the nearest target of row y, infinite in an empty row: (W, H)."""
-    targets = np.ascontiguousarray(targets.T)
-    x = np.arange(targets.shape[0], dtype=np.float64)[:, None]
-    before = np.maximum.accumulate(np.where(targets, x, -np.inf), axis=0)
-    after = np.minimum.accumulate(np.where(targets, x, np.inf)[::-1], axis=0)[::-1]
-    return np.minimum(x - before, after - x)
-
-
-def _squared_distance_to(lung: np.ndarray) -> np.ndarray:
-    distance = cv2.distanceTransform(
-        (~lung).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE, dstType=cv2.CV_32F
-    )
-    # Squares of distances between pixels are whole numbers; rounding makes ties exact.
-    return np.rint(np.square(distance, dtype=np.float64))
+    x, y = spacing
+    return ndimage.distance_transform_edt(~targets, sampling=(y, x))[points]

@@ -11,37 +11,16 @@ from lungseg_utils.environment import versions
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.intervals import CONFIDENCE, MINIMUM_PATIENTS, RESAMPLES, SEED
 from lungseg_utils.evaluation.metrics import METRICS
-from lungseg_utils.evaluation.scoring import predicted_mask, score_run
 from lungseg_utils.evaluation.summaries import (
     empty_predictions,
-    format_interval,
-    group_table,
-    headline_table,
     paired_differences,
     postprocessing_differences,
     summarise,
     without_two_lungs,
-    worst_cases,
 )
 from lungseg_utils.files.records import file_sha256, write_atomically, write_json
 from lungseg_utils.segment.postprocess import SMALLEST_LUNG, THRESHOLD
 from lungseg_utils.workspace import Workspace
-
-__all__ = [
-    "Report",
-    "empty_predictions",
-    "format_interval",
-    "group_table",
-    "headline_table",
-    "paired_differences",
-    "postprocessing_differences",
-    "predicted_mask",
-    "score_run",
-    "summarise",
-    "without_two_lungs",
-    "worst_cases",
-    "write_report",
-]
 
 
 @dataclass(frozen=True)
@@ -80,9 +59,14 @@ def write_report(
         inputs, versions).
 
     Raises:
-        LungsegError: There are no scores, or a case is scored twice.
+        LungsegError: There are no scores.
     """
-    _check(cases)
+    if not len(cases):
+        raise LungsegError(
+            "A report needs at least one scored case.",
+            "no rows",
+            "Train a model (notebook 04_train_unet) and predict its test split.",
+        )
     report = Report(
         cases=cases,
         summary=summarise(cases),
@@ -98,23 +82,6 @@ def write_report(
         )
     write_json(report.folder / "summary.json", _record(report, inputs or {}))
     return report
-
-
-def _check(cases: pd.DataFrame) -> None:
-    if not len(cases):
-        raise LungsegError(
-            "A report needs at least one scored case.",
-            "no rows",
-            "Train a model (notebook 04_train_unet) and predict its test split.",
-        )
-    twice = cases.duplicated(["model", "image_id", "stage", "region"])
-    if twice.any():
-        row = cases[twice].iloc[0]
-        raise LungsegError(
-            "A model has one score a case, stage and region.",
-            f"{row['model']} scores {row['image_id']} twice",
-            "Give each run its own name, and score it once.",
-        )
 
 
 def _record(report: Report, inputs: dict[str, object]) -> dict[str, object]:

@@ -68,7 +68,7 @@ def score_run(
             in number.
     """
     index = truth_cases.index.reset_index(drop=True)
-    positions = _positions(list(ids), len(probability), index)
+    positions = _positions(ids, len(probability), index)
     described = describe_cases(index)
 
     def score(number: int) -> list[dict[str, object]]:
@@ -150,12 +150,12 @@ def _score_stages(
     return rows
 
 
-def _positions(ids: list[str], predictions: int, index: pd.DataFrame) -> list[int]:
+def _positions(ids: Sequence[str], predictions: int, index: pd.DataFrame) -> list[int]:
     if len(ids) != predictions:
         raise LungsegError(
             "Each image id has one prediction.",
             f"{len(ids)} ids and {predictions} predictions",
-            "Predict again: the file is not whole.",
+            "Pass the ids and the probabilities of one file of predictions.",
         )
     place = {image_id: row for row, image_id in enumerate(index["image_id"])}
     absent = [image_id for image_id in ids if image_id not in place]

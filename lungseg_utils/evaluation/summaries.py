@@ -158,8 +158,8 @@ def format_interval(mean: float, low: float, high: float, digits: int = 3) -> st
     if np.isnan(mean):
         return "n/a"
     if np.isnan(low) or np.isnan(high):
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        return f"{mean:z.{digits}f}"
+    return f"{mean:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 
 def empty_predictions(cases: pd.DataFrame) -> pd.DataFrame:
