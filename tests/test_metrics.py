@@ -123,22 +123,10 @@ def test_distances_agree_with_brute_force(pair, spacing):
     assert metrics.assd(one, other, spacing) == pytest.approx(both.mean())
 
 
-def ellipses(size: int, shift: int) -> np.ndarray:
-    y, x = np.mgrid[:size, :size] / size
-    mask = np.zeros((size, size), np.uint8)
-    for centre, width in ((0.3, 0.14), (0.71, 0.12)):
-        mask |= (((x - centre) / width) ** 2 + ((y - 0.5) / 0.32) ** 2 < 1).astype(np.uint8)
-    return np.roll(mask, shift, axis=1)
-
-
-def test_at_full_size_against_scipy_and_scikit_image():
-    one, other = ellipses(512, 0), ellipses(512, 7)
-    spacing = (0.0875 * 4020 / 512, 0.0875 * 4892 / 512)
-    there, _ = metrics.surface_distances(one, other, spacing)
-    on_other = ndimage.distance_transform_edt(~metrics.surface(other), sampling=spacing[::-1])
-    np.testing.assert_allclose(there, on_other[metrics.surface(one)])
-    pixels = metrics.surface_distances(one, other)
-    largest = max(distances.max() for distances in pixels)
+def test_the_largest_distance_is_scikit_images():
+    one, other = np.zeros((2, 90, 110), np.uint8)
+    one[20:60, 30:70], other[25:80, 33:61] = 1, 1
+    largest = max(distances.max() for distances in metrics.surface_distances(one, other))
     assert largest == hausdorff_distance(metrics.surface(one), metrics.surface(other))
 
 
@@ -156,12 +144,6 @@ def test_range_symmetry_and_identities(pair):
         assert distance(one, one) == 0
     iou = metrics.iou(one, other)
     assert metrics.dice(one, other) == pytest.approx(2 * iou / (1 + iou))
-
-
-@given(mask_pairs())
-def test_bool_and_uint8_score_alike(pair):
-    one, other = pair
-    assert metrics.dice(one.astype(bool), other) == metrics.dice(one, other)
 
 
 @pytest.mark.parametrize(
@@ -208,18 +190,6 @@ def test_specks_under_one_percent_are_no_lungs_but_belong_to_the_nearest():
     territories = metrics.split_lungs(truth)
     assert territories is not None
     assert territories[1][2, 36:39].all()
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(0, 12), st.integers(0, 12), st.integers(4, 9), st.integers(22, 30))
-def test_territories_partition_the_image_by_distance(top, other_top, side, left):
-    right_lung, left_lung = square(top, 3, side), square(other_top, left, side)
-    territories = metrics.split_lungs(right_lung | left_lung)
-    assert territories is not None
-    assert (territories[0] ^ territories[1]).all()
-    to_right = ndimage.distance_transform_edt(right_lung == 0)
-    to_left = ndimage.distance_transform_edt(left_lung == 0)
-    np.testing.assert_array_equal(territories[0], to_right <= to_left)
 
 
 def test_rows_of_a_case():

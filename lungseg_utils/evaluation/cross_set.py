@@ -14,7 +14,7 @@ from lungseg_utils.manifest import SOURCES
 from lungseg_utils.preparation.imaging import resize_image
 from lungseg_utils.segment.predict import predict_images
 from lungseg_utils.segment.shipped import CROSS_SET, ShippedRun, load_shipped
-from lungseg_utils.training.runs import BEST, Run, load_run
+from lungseg_utils.training.runs import RECORD, Run, load_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ def single_source_runs(workspace: Workspace) -> list[Run | ShippedRun]:
         workspace: Its runs are read. A damaged one is named in a printed line and left out.
     """
     runs = []
-    for path in sorted(workspace.runs.glob(f"*/{BEST}")):
+    for path in sorted(workspace.runs.glob(f"*/{RECORD}")):
         try:
             runs.append(load_run(path.parent))
         except LungsegError as error:
