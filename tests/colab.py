@@ -14,8 +14,9 @@ DRIVE_STUB = """\
 from pathlib import Path
 
 def mount(mount_point, force_remount=False):
-    Path(mount_point).mkdir()
-    Path(mount_point, "MyDrive").symlink_to({kept!r})
+    if not Path(mount_point).exists():
+        Path(mount_point).mkdir()
+        Path(mount_point, "MyDrive").symlink_to({kept!r})
     print("Mounted at", mount_point)
 """
 

@@ -20,7 +20,8 @@ def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package.mkdir(parents=True)
     # No __init__.py in `google`: other packages share that name.
     (package / "__init__.py").touch()
-    (package / "drive.py").write_text(DRIVE_STUB)
+    (package / "drive.py").write_text(DRIVE_STUB.format(kept=str(tmp_path / "kept")))
+    (tmp_path / "kept").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
     monkeypatch.chdir(tmp_path)
@@ -35,7 +36,7 @@ def test_in_colab_drive_is_mounted_once_and_holds_the_workspace(colab: Path, cap
     assert "google.colab" not in sys.modules
     for path in ("", "", colab / "MyDrive" / "lungseg"):
         workspace = open_workspace(path, drive=str(colab))
-        assert workspace.root == colab / "MyDrive" / "lungseg"
+        assert workspace.root.resolve() == colab.parent / "kept" / "lungseg"
         assert workspace.scratch == colab.parent / "local" / "lungseg_scratch"
         assert workspace.root.is_dir() and workspace.scratch.is_dir()
     assert capsys.readouterr().out.count("Mounted at") == 1

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.files.records import write_atomically
 
 # GitHub's own rules for the names of owners and repositories.
 _ADDRESS = re.compile(
@@ -93,7 +92,7 @@ def set_repository(address: str, root: Path) -> list[Path]:
         after = _BADGE.sub(new.removeprefix("https://github.com/"), after)
         after = _PARAMETER.sub(lambda match: _parameter_line(match, new), after)
         if after != before:
-            write_atomically(path, lambda temporary, text=after: _write(temporary, text))
+            path.write_bytes(after.encode("utf-8"))
             changed.append(path)
     return changed
 
@@ -103,10 +102,6 @@ def _parameter_line(match: re.Match, address: str) -> str:
     line = match["name"] + address + match["form"]
     too_long = len(line.replace("\\", "")) > _LINE_LENGTH
     return line + "  # fmt: skip" * too_long
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_bytes(text.encode("utf-8"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
