@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import shutil
 import stat
 import struct
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 
 from lungseg_utils.acquire import archives
 from lungseg_utils.acquire.archives import unpack_zip
-from lungseg_utils.errors import DownloadError, LungsegError, StorageError, shortened
+from lungseg_utils.errors import DownloadError, LungsegError, StorageError
 
 ZEROS = {"zeros": bytes(10**6)}
 REPEATED = settings(
@@ -82,11 +81,6 @@ def test_files_and_folders_come_out_as_they_went_in(tmp_path: Path, compression:
 def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: str):
     archive = write_zip_of(tmp_path / "a.zip", [("good.txt", b"1", 0), (name, b"2", 0)])
     assert repr(name) in assert_refused(archive, "stay inside")
-
-
-@pytest.mark.parametrize("name", ["x" * 256, "ä" * 128 + "/x", "a/" * 3000 + "x"])
-def test_a_name_that_fits_no_disk_is_refused(tmp_path: Path, name: str):
-    assert_refused(write_zip_of(tmp_path / "a.zip", [(name, b"2", 0)]), "whole zip file")
 
 
 @pytest.mark.parametrize(
@@ -178,27 +172,6 @@ def test_no_whole_zip_file(tmp_path: Path, damage):
     assert_refused(archive, "whole zip file")
 
 
-@REPEATED
-@given(position=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
-def test_a_damaged_archive_never_leaves_the_folder_nor_fails_otherwise(
-    tmp_path: Path, position: float, value: int
-):
-    files = {"good/ä.txt": b"alpha" * 20, "b.txt": b"beta" * 20}
-    place = tmp_path / "place"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    archive = write_zip(place / "a.zip", files)
-    data = bytearray(archive.read_bytes())
-    data[int(position * len(data))] = value
-    archive.write_bytes(data)
-    with contextlib.suppress(DownloadError):
-        unpack_zip(archive, place / "out")
-    assert {path.name for path in tmp_path.iterdir()} == {"place"}
-    assert {path.name for path in place.iterdir()} <= {"a.zip", "out"}
-    # What did come out is what went in, whatever it is called now.
-    assert set(tree(place / "out").values()) <= set(files.values())
-
-
 _PARTS = st.sampled_from(
     ["a", "A", "b.png", "CXR_png", "..", ".", "", "C:", "a\\b", "\0", "ä", "x" * 300, "link"]
 )
@@ -240,9 +213,3 @@ def test_whatever_an_archive_holds_nothing_outside_its_folder_changes(
         assert tree(out) == files
         assert {f"out/{name}": data for name, data in files.items()} | before == tree(place)
     assert {path.name for path in place.iterdir()} <= {"a.zip", "out", "outside"}
-
-
-def test_long_lists_are_shortened():
-    assert shortened("abc") == ["a", "b", "c"]
-    names = [str(number) for number in range(25)]
-    assert shortened(names) == [*names[:20], "and 5 more"]

@@ -14,8 +14,8 @@ from PIL import Image
 
 from benchmarks import score_shipped as command
 from benchmarks.external import find_films
-from benchmarks.score_shipped import benchmark, processor_name
-from benchmarks.texts import BEGIN, END, split_at_markers
+from benchmarks.score_shipped import benchmark
+from benchmarks.texts import BEGIN, END
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.manifest import load_manifest
 from lungseg_utils.phantom.sets import write_phantom_bundle
@@ -174,13 +174,6 @@ def test_figures_are_those_worked_out_by_hand(first, bundle):
     assert cost["seconds_an_image"] >= 0
 
 
-def test_readme_and_card_show_the_figures_and_keep_their_surroundings(first):
-    before, shown, after = split_at_markers(first["readme"].read_text())
-    assert before.startswith("# Title\n") and after.endswith("## Next\n")
-    assert "| JSRT | 2 | Pix2Pix | 0.750 |" in shown
-    assert "| Pix2Pix | 2 | 0.750 |" in (first["folder"] / "MODEL_CARD.md").read_text()
-
-
 def load_moved(name: str, folder: Path) -> FakeRun:
     return FakeRun(name, 3) if name == "pix2pix" else load_fake(name, folder)
 
@@ -254,18 +247,6 @@ def test_other_films_are_scored_and_not_recorded_while_the_bundle_is_compared(
     assert everything_in(recorded) == before
 
 
-def test_another_bundle_is_scored_and_not_recorded(bundle, workspace, recorded, tmp_path):
-    other = shutil.copytree(bundle, tmp_path / "bundle")
-    (case,) = load_manifest(other / "data_manifest.csv", "montgomery", "test")
-    write_png(other / "CXR_png" / case.image_file, np.full((512, 512), 200, np.uint8))
-    before = everything_in(recorded)
-    assert benchmark(other, None, tmp_path / "workspace", **recorded, load=load_fake) == {}
-    scores = pd.read_csv(tmp_path / "workspace" / "reports" / "cases-data.csv")
-    of_case = scores.query("model == 'unet' and region == 'both' and image_id == @case.image_id")
-    assert of_case["dice"].round(3).tolist() == [0.667]  # all is lung, half of it truly
-    assert everything_in(recorded) == before
-
-
 def refuse_to_load(name: str, folder: Path) -> FakeRun:
     raise AssertionError("weights are read only once the folders have been looked at")
 
@@ -329,15 +310,3 @@ def test_the_exit_code_tells_whether_figures_changed(changed, code, monkeypatch,
     printed = capsys.readouterr().out
     assert ("Changed: data.x.n was 1, now 2" in printed) == bool(changed)
     assert f"{len(changed)} figures differ" in printed
-
-
-def test_the_command_line_refuses_a_wrong_folder(tmp_path, capsys):
-    assert command.main(["--data", str(tmp_path / "nowhere")]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0].strip() for line in lines[1:]] == ["Received", "What to do"]
-
-
-def test_the_processor_is_named_where_linux_says_it(tmp_path):
-    (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name\t: A Processor 3 GHz\n")
-    assert processor_name(tmp_path / "cpuinfo") == "A Processor 3 GHz"
-    assert processor_name(tmp_path / "absent")

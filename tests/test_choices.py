@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,15 +41,6 @@ def test_figures_are_added_to_their_row_in_the_order_of_the_settings(tmp_path):
     assert choices.recorded("base", 1, path) == {"val": 0.95, choices.TRANSFER: 0.91, "dark": 0.8}
     assert choices.recorded("base", 2, path) == {}
     assert not list(tmp_path.glob(".*"))
-
-
-def test_differences_are_to_the_base_of_the_same_seed():
-    rows = [("base", 0, 0.95), ("base", 1, 0.96), ("24 epochs", 0, 0.953), ("24 epochs", 1, 0.961)]
-    table = pd.DataFrame(rows, columns=["choice", "seed", "val"])
-    found = choices.differences(table.reindex(columns=[*table.columns, *choices.COMPARED[1:]]))
-    assert list(found.index) == ["24 epochs"]
-    assert found.loc["24 epochs", "val"].to_dict() == {"mean": 0.002, "min": 0.001, "max": 0.003}
-    assert found.loc["24 epochs", choices.TRANSFER].isna().all()
 
 
 def test_figures_keep_questionable_masks_and_corruptions_apart(monkeypatch):
@@ -94,19 +83,3 @@ def test_the_table_in_the_repository_is_as_the_script_writes_it():
         assert row["corrupted"] == pytest.approx(
             sum(row[name] for name in choices.CORRUPTIONS) / len(choices.CORRUPTIONS), abs=1e-4
         )
-
-
-def test_an_unknown_setting_is_refused_before_anything_is_trained(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.choices",
-        "--workspace",
-        tmp_path,
-        "--only",
-        "wild",
-    ]
-    result = subprocess.run(command, cwd=SCRIPT.parents[1], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "settings are base, mild augmentation" in result.stderr
-    assert not list(tmp_path.iterdir())

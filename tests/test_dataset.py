@@ -95,13 +95,6 @@ def test_seeds_and_epochs_differ_in_order_and_in_augmentation(cases):
     assert order(1) != order(2)
 
 
-def test_the_size_of_batches_does_not_change_what_an_epoch_holds(cases):
-    small, large = batches_of(cases, batch_size=2), batches_of(cases, batch_size=50)
-    assert len(large) == 1
-    for part, other in zip(epoch_of(small, 5), epoch_of(large, 5), strict=True):
-        assert np.array_equal(part, other)
-
-
 def test_without_shuffling_cases_come_in_order_and_preprocessed(cases):
     for options in (Preprocessing(), Preprocessing(normalise="minmax")):
         batches = batches_of(cases, preprocessing=options, augmentation=NONE, shuffle=False)
@@ -130,9 +123,3 @@ def test_cases_without_mask_are_refused_by_name(cases):
 def test_numbers_out_of_range_are_refused(cases, options):
     with pytest.raises(LungsegError, match="at least"):
         batches_of(cases, **options)
-
-
-@pytest.mark.parametrize("place", [(0, 3), (0, -1), (-1, 0)])
-def test_batches_that_do_not_exist_are_refused(cases, place):
-    with pytest.raises(LungsegError, match="from 0 to 2"):
-        batches_of(cases).batch(*place)

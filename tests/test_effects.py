@@ -76,13 +76,6 @@ def test_shade_takes_its_strength_at_one_edge_and_nothing_at_the_opposite_one(st
     assert len(darkest) == 4
 
 
-def test_shade_takes_a_share_of_each_level():
-    image = film_and_lungs()[0]
-    share = 1 - effects.shade(flat(255), 0.6, rng(1)) / 255
-    wanted = image * (1 - share)
-    assert np.abs(effects.shade(image, 0.6, rng(1)) - wanted).max() <= 1.1
-
-
 # Texture
 
 
@@ -94,13 +87,6 @@ def test_noise_has_mean_0_and_its_deviation(deviation):
     for neighbour in (noisy[1:, :-1], noisy[:-1, 1:]):
         correlation = np.corrcoef(noisy[:-1, :-1].ravel(), neighbour.ravel())[0, 1]
         assert abs(correlation) < 0.02
-
-
-def test_noise_stops_at_black_and_white():
-    black = effects.add_noise(flat(0), 0.1, rng(0))
-    white = effects.add_noise(flat(255), 0.1, rng(0))
-    assert black.max() < 160 and 0.4 < (black == 0).mean() < 0.6
-    assert white.min() > 95 and 0.4 < (white == 255).mean() < 0.6
 
 
 @pytest.mark.parametrize("deviation", [0.8, 2.0, 5.0])
@@ -175,17 +161,6 @@ def test_opacities_hide_parts_of_every_size():
     assert min(sides) < -0.1 and max(sides) > 0.1
 
 
-def test_half_the_density_moves_half_the_way():
-    image, lungs = film_and_lungs()
-    for seed in SEEDS:
-        whole, half, none = (
-            effects.add_opacities(image, lungs, density, rng(seed)).astype(int) - image
-            for density in (1, 0.5, 0)
-        )
-        assert np.abs(whole - 2 * half).max() <= 2
-        assert not none.any()
-
-
 # Objects
 
 
@@ -213,29 +188,3 @@ def test_objects_are_small_and_bright(draw):
 
 
 # All
-
-
-CALLS = {
-    "expose": lambda image, mask, s: effects.expose(image, 0.1, 0.3, -0.5),
-    "shade": lambda image, mask, s: effects.shade(image, 0.7, rng(s)),
-    "noise": lambda image, mask, s: effects.add_noise(image, 0.1, rng(s)),
-    "blur": lambda image, mask, s: effects.blur(image, 2.5),
-    "sharpen": lambda image, mask, s: effects.sharpen(image, 1.0),
-    "coarsen": lambda image, mask, s: effects.coarsen(image, 2.3),
-    "opacities": lambda image, mask, s: effects.add_opacities(image, mask, 0.9, rng(s)),
-    "objects": lambda image, mask, s: effects.add_objects(image, 5, rng(s)),
-}
-
-
-@pytest.mark.parametrize("name", CALLS)
-@settings(max_examples=25, deadline=None)
-@given(height=st.integers(1, 41), width=st.integers(1, 41), seed=st.integers(0, 2**32))
-def test_every_size_gives_a_new_image_of_that_size(name, height, width, seed):
-    image = rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
-    mask = (image > 90).astype(np.uint8)
-    before = image.copy(), mask.copy()
-    result, again = CALLS[name](image, mask, seed), CALLS[name](image, mask, seed)
-    assert np.array_equal(result, again)
-    assert (result.shape, result.dtype) == ((height, width), np.uint8)
-    assert np.array_equal(image, before[0])
-    assert np.array_equal(mask, before[1])

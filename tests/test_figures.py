@@ -22,7 +22,6 @@ from lungseg_utils.figures.drawing import (
     NotebookFigure,
     save_figure,
 )
-from lungseg_utils.segment.cleaning import clean_image
 
 SIZE = 64
 GREY = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE)).astype(np.uint8)
@@ -73,23 +72,6 @@ def test_overlap_colours_by_hand():
     assert coloured[0, 3].tolist() == [255, 255, 255]
 
 
-def test_overlap_map_shows_these_colours_and_says_what_they_mean():
-    figure = images.overlap_map(GREY, TRUE, SHIFTED, "MCUCXR_9001_0")
-    (axes,) = figure.axes
-    np.testing.assert_array_equal(shown(axes), images.overlap_colours(GREY, TRUE, SHIFTED))
-    assert axes.get_title() == f"MCUCXR_9001_0 · {DICE}"
-    (legend,) = figure.legends
-    meaning = [
-        (patch.get_facecolor(), text.get_text())
-        for patch, text in zip(legend.get_patches(), legend.get_texts(), strict=True)
-    ]
-    assert meaning == [
-        (to_rgba(SHARED), "Found (true positive)"),
-        (to_rgba(PREDICTION), "Too much (false positive)"),
-        (to_rgba(TRUTH), "Missed (false negative)"),
-    ]
-
-
 def test_outlines_run_halfway_between_mask_and_background():
     truth, prediction = np.zeros((2, SIZE, SIZE), np.uint8)
     truth[10:20, 30:50] = 1
@@ -130,15 +112,6 @@ def test_prediction_grid_is_input_truth_prediction_overlay():
     ]
 
 
-def test_models_stand_side_by_side():
-    predictions = {"unet": [SHIFTED], "unetpp": [TRUE]}
-    figure = images.compare_models([GREY], [TRUE], predictions, ["a"])
-    assert titles(figure) == ["a", f"unet · {DICE}", "unetpp · Dice 1.000"]
-    assert set(outlines(figure.axes[0])) == {to_rgba(TRUTH)}
-    for axes, masks in zip(figure.axes[1:], predictions.values(), strict=True):
-        np.testing.assert_array_equal(shown(axes), images.overlap_colours(GREY, TRUE, masks[0]))
-
-
 def test_pairs_and_augmentations():
     pairs = images.show_pairs([GREY, GREY], [TRUE, SHIFTED], ["a", "b"])
     panels = np.array(pairs.axes).reshape(3, 2)
@@ -152,24 +125,6 @@ def test_pairs_and_augmentations():
     np.testing.assert_array_equal(shown(augmented.axes[1]), 255 - GREY)
     assert min(outlines(augmented.axes[4])[to_rgba(TRUTH)][:, 0]) == left_edge
     assert not augmented.axes[5].axison
-
-
-def test_unlabelled_x_rays_have_the_prediction_s_outline():
-    # As the network gets it.
-    figure = images.show_unlabelled([GREY[..., None] / np.float32(255), GREY], [TRUE] * 2, "ab")
-    assert titles(figure) == ["a", "b"]
-    assert [set(outlines(axes)) for axes in figure.axes] == [{to_rgba(PREDICTION)}] * 2
-    np.testing.assert_array_equal(shown(figure.axes[0]), GREY)
-
-
-def test_cleaning_shows_every_step():
-    colour = np.random.default_rng(1).integers(0, 256, (40, 50, 3)).astype(np.uint8)
-    steps = clean_image(colour, SIZE)
-    figure = images.show_cleaning([colour], [steps], ["photo.jpg"])
-    wanted = [colour, steps.original_grey, steps.denoised, 255 * steps.mask, steps.masked]
-    for axes, image in zip(figure.axes, wanted, strict=True):
-        np.testing.assert_array_equal(shown(axes), image)
-    assert titles(figure)[3].startswith(f"Otsu at {steps.threshold}")
 
 
 @pytest.mark.parametrize("draw", [images.show_pairs, images.show_cleaning, images.show_unlabelled])
@@ -207,12 +162,6 @@ def test_learning_curves_mark_the_best_epoch_of_each_run_and_stage():
     assert marks == [[(6, 0.9, second)], [(7, 0.9, first), (2, 0.9, second)]]
     texts = [text.get_text() for text in figure.axes[3].get_legend().get_texts()]
     assert texts == ["unet: 0.900 at epoch 7", "pix2pix: 0.900 at epoch 2"]
-
-
-def test_losses_of_unlike_size_share_a_logarithmic_axis():
-    histories = {"unet": history(4, 4), "pix2pix": history(4, 4, scale=50)}
-    figure = scores.learning_curves({"at full size": histories})
-    assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear"]
 
 
 def table_of_scores() -> pd.DataFrame:
@@ -255,15 +204,6 @@ def test_distributions_show_every_case_of_source_and_model():
     assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] >= 700
 
 
-def test_per_lung_takes_the_lungs_and_leaves_the_whole():
-    both = table_of_scores()
-    right, left = both.assign(region="right", dice=0.7), both.assign(region="left", dice=0.6)
-    (axes,) = scores.per_lung(pd.concat([both, right, left])).axes
-    assert [set(points[:, 1]) for points in clouds(axes)] == [{0.7}, {0.7}, {0.6}, {0.6}]
-    names = [label.get_text() for label in axes.get_xticklabels()]
-    assert names == ["Right lung\nn = 24", "Left lung\nn = 24"]
-
-
 def test_differences_are_points_with_intervals():
     table = paired_differences(table_of_scores())
     table.loc[table["group"] == "source=shenzhen", ["low", "high"]] = np.nan
@@ -280,17 +220,6 @@ def test_differences_are_points_with_intervals():
     ]
     assert "right of 0" in axes.get_xlabel()
     assert "left of 0" in scores.differences(table, "hd95_px").axes[0].get_xlabel()
-
-
-def test_subgroups_of_one_model():
-    summary = summarise(table_of_scores())
-    (axes,) = scores.subgroups(summary, "unetpp").axes
-    rows = summary.query("model == 'unetpp' and metric == 'dice'")
-    means = [line.get_xdata()[0] for line in axes.get_lines() if line.get_marker() == "o"]
-    np.testing.assert_allclose(means, rows["mean"])
-    assert axes.get_yticklabels()[0].get_text() == "all cases (n = 24)"
-    with pytest.raises(LungsegError, match="at least one row"):
-        scores.subgroups(summary, "unknown")
 
 
 @pytest.mark.parametrize("draw", [scores.distributions, scores.per_lung, scores.differences])

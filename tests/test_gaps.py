@@ -119,16 +119,6 @@ def test_x_ray_and_mask_of_two_sources_make_no_case(workspace, kaggle, library, 
     assert f"of the expected size in no source (1): {FIRST}." in capsys.readouterr().out
 
 
-def test_an_odd_size_is_used_where_there_is_no_other(workspace, kaggle: Path, library):
-    make_odd(kaggle / IMAGE)
-    make_odd(kaggle / MASK)
-    (library.folder / MASK).unlink()
-    assert greys(fetch("kaggle+nlm", workspace)) == [KAGGLE] * 3
-    shutil.rmtree(library.folder)
-    write_small_bundle(library.folder, lambda size: (16, 16), NLM)
-    assert greys(fetch("kaggle+nlm", workspace, overwrite=True)) == [NLM, KAGGLE, KAGGLE]
-
-
 def test_left_and_right_lung_come_together_and_the_reading_with_them(workspace, kaggle, library):
     for folder in (kaggle, library.folder):
         for side in ("left", "right"):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.half_precision import cost, write
+from benchmarks.half_precision import cost
 from tests.scored import lungs, make_cases
 
 
@@ -34,13 +34,3 @@ def test_means_and_the_largest_difference_are_of_the_same_cases():
     assert found["dice_half"] == pytest.approx(found["dice_float32"])
     assert found["largest_difference"] == pytest.approx(1 / 3)
     assert found["cases"] == 3
-
-
-def test_the_table_has_a_row_a_network(tmp_path):
-    row = {"network": "unet", "weights": "0123456789ab", "dice_float32": 2 / 3, "dice_half": 0.5}
-    write([row | {"largest_difference": 0.25, "cases": 2}], tmp_path / "table.csv")
-
-    assert (tmp_path / "table.csv").read_text().splitlines() == [
-        "network,weights,dice_float32,dice_half,largest_difference,cases",
-        "unet,0123456789ab,0.66667,0.5,0.25,2",
-    ]

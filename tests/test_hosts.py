@@ -112,13 +112,6 @@ def test_two_sets_come_in_the_bundle_s_layout(fetch, files, tmp_path: Path):
     assert not pairing.orphan_masks
 
 
-def test_another_format_keeps_its_suffix(fetch, tmp_path: Path):
-    files = {name.replace("png", "jpg"): content for name, content in PLAIN.items()}
-    assert fetch(files) == []
-    assert set(tree(tmp_path / "raw")) == {name.replace(".png", ".jpg") for name in BUNDLE}
-    assert len(pair_bundle(tmp_path / "raw", CASES).pairs) == 3
-
-
 def test_what_is_not_found_is_listed(fetch, tmp_path: Path, capsys):
     del (files := dict(PLAIN))["Shenzhen/mask/CHNCXR_0002_0.png"]
     assert fetch(files) == ["masks/CHNCXR_0002_0_mask.png"]

@@ -71,18 +71,6 @@ def test_bars_of_the_manifest_are_as_long_as_their_splits():
     assert drawn == count_splits(cases)
 
 
-def test_each_variant_is_shown_above_its_own_histogram():
-    dark, bright = np.full((8, 8), 3, np.uint8), np.full((8, 8), 250, np.uint8)
-    figure = lessons.show_variants({"dark": dark, "bright": bright})
-    shown = [axes for axes in figure.axes if axes.images]
-    histograms = [axes for axes in figure.axes if axes.patches]
-
-    assert [axes.get_title() for axes in shown] == ["dark", "bright"]
-    np.testing.assert_array_equal(shown[1].images[0].get_array(), bright)
-    fullest = [np.argmax([bar.get_height() for bar in axes.patches]) for axes in histograms]
-    assert fullest == [0, 62]
-
-
 @pytest.mark.parametrize(
     ("options", "stages"),
     [
@@ -103,12 +91,3 @@ def test_nested_skips_draw_every_node_of_the_triangle(depth):
 
     expected = {f"{i},{j}" for i in range(depth + 1) for j in range(depth + 1 - i)}
     assert expected <= texts
-
-
-def test_judgements_carry_their_mean():
-    image, mask = np.zeros((16, 16), np.uint8), np.ones((16, 16), np.uint8)
-    figure = lessons.show_judgements(
-        image, {"manual": mask}, {"manual": np.array([[0.25, 0.75], [0.5, 1.0]])}
-    )
-
-    assert any("0.62" in axes.get_title() for axes in figure.axes)

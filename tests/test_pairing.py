@@ -3,12 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lungseg_utils.bundle import Pairing, find_bundle, pair_bundle
 from lungseg_utils.errors import ManifestError, MissingInputError, compress_ranges
-from lungseg_utils.manifest import load_manifest, write_manifest
+from lungseg_utils.manifest import write_manifest
 from tests.bundles import make_case
 
 MCU, CHN, BARE = "MCUCXR_0001_0", "CHNCXR_0001_0", "CHNCXR_0025_0"
@@ -176,17 +174,6 @@ def test_runs_of_names_are_shortened():
     assert compress_ranges(["X_9_0", "X_10_0"]) == ["X_9_0", "X_10_0"]
 
 
-@given(st.sets(st.tuples(st.integers(0, 30), st.sampled_from("01")), max_size=30))
-def test_shortened_names_can_be_expanded_again(numbers: set[tuple[int, str]]):
-    names = sorted(f"CHNCXR_{number:04d}_{last}" for number, last in numbers)
-    expanded = []
-    for entry in compress_ranges(names):
-        first, _, last = entry.partition("–")
-        numbers_of_run = range(int(first[7:11]), int((last or first[7:])[:4]) + 1)
-        expanded += [f"CHNCXR_{number:04d}{first[11:]}" for number in numbers_of_run]
-    assert expanded == names
-
-
 def test_the_real_bundle(shared_data: Path):
     pairing = pair_bundle(shared_data / "nlm512")
     assert (len(pairing.pairs), len(pairing.unlabelled)) == (704, 96)
@@ -199,12 +186,3 @@ def test_the_real_bundle(shared_data: Path):
     for run in ("0025_0", "0036_0–0040_0", "0181_0–0220_0", "0341_1–0360_1", "0560_1–0565_1"):
         assert f"CHNCXR_{run}" in summary
     assert max(map(len, summary.splitlines())) <= 100
-
-
-def test_the_unlabelled_of_the_manifest_are_the_published_ones():
-    unlabelled = [case.image_id[7:] for case in load_manifest(splits="unlabelled")]
-    normal = [25, *range(36, 41), 65, *range(181, 221)]
-    tuberculosis = [336, *range(341, 361), *range(481, 501), 502, 505, *range(560, 566)]
-    expected = [f"{number:04d}_0" for number in normal]
-    expected += [f"{number:04d}_1" for number in tuberculosis]
-    assert unlabelled == expected

@@ -130,33 +130,11 @@ def test_ribs_cross_the_lungs_and_vertebrae_lie_between_them(seed):
     assert np.median(spine) > 1.1 * np.median(ribs)
 
 
-def test_children_are_smaller_and_their_hearts_relatively_larger():
-    def average(person: Person) -> tuple[float, float]:
-        many = [draw_anatomy(np.random.default_rng(seed), person) for seed in range(20)]
-        heart = [
-            sum(anatomy.mediastinal_border(anatomy.height * 0.8, side) for side in SIDES)
-            / sum(anatomy.half_width.values())
-            for anatomy in many
-        ]
-        return float(np.mean([anatomy.height for anatomy in many])), float(np.mean(heart))
-
-    infant, adult = average(Person("F", 1.0)), average(Person("F", 40.0))
-    assert infant[0] < 0.6 * adult[0]
-    assert infant[1] > adult[1]
-
-
 def test_attenuation_is_the_sum_over_the_ray():
     one = np.ones((1, 1), np.float32)
     # 19 cm of body: 7 of lung and 12 of tissue, of which half a centimetre is bone.
     chest = Chest(12 * one, 7 * one, 0.5 * one, {})
     assert attenuation(chest).item() == pytest.approx(7 * LUNG + 11.5 * TISSUE + 0.5 * BONE)
-
-
-def test_view_maps_points_to_where_its_grid_has_them():
-    view = View(50, 70, 3.0, (1.0, 2.0), angle=0.3)
-    x, y = view.grid()
-    corners = view.to_corners(np.array([[x[12, 40], y[12, 40]]]))
-    np.testing.assert_array_equal(corners, [[40 * 16, 12 * 16]])
 
 
 def test_default_bundle_has_both_sources_in_every_split(cases):

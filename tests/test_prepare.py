@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +18,6 @@ from PIL.PngImagePlugin import PngImageFile
 
 from lungseg_utils.bundle import Pair, Pairing
 from lungseg_utils.errors import (
-    ImageFileError,
     LungsegError,
     MissingInputError,
     StaleOutputError,
@@ -230,13 +228,6 @@ def test_a_disk_that_fills_up_meanwhile_costs_nothing(pairing, workspace, monkey
     assert not list((workspace.scratch / "partial").iterdir())
 
 
-def test_two_notebooks_that_prepare_at_once_do_it_once(pairing, workspace, prepared_ids):
-    with ThreadPoolExecutor(2) as notebooks:
-        both = list(notebooks.map(lambda _: prepare(pairing, workspace, 16), range(2)))
-    assert sorted(prepared_ids) == sorted(CASES)
-    assert both[0].digest == both[1].digest
-
-
 @pytest.mark.parametrize("damage", [None, "row", "cut", "empty", "absent"])
 def test_an_interrupted_preparation_continues_and_makes_anew_what_was_damaged(
     pairing, workspace, tmp_path, monkeypatch, damage
@@ -260,18 +251,6 @@ def test_an_interrupted_preparation_continues_and_makes_anew_what_was_damaged(
     prepare(pairing, workspace, 16)
 
     assert len(ids) == len(CASES) - {None: 5, "row": 4, "cut": 3}.get(damage, 0)
-    assert contents(workspace.prepared(16)) == contents(whole.prepared(16))
-
-
-def test_what_changed_since_an_interruption_is_prepared_as_it_is_now(
-    pairing, workspace, tmp_path, monkeypatch
-):
-    interrupt(monkeypatch, pairing, workspace, after=6)
-    replace_mask(pairing, "CHNCXR_0003_0", OTHER_MASK)
-    cases = prepare(pairing, workspace, 16)
-    assert np.array_equal(cases.masks[2], np.pad(np.ones((8, 8), np.uint8), 4))
-    whole = open_workspace(tmp_path / "whole")
-    prepare(pairing, whole, 16)
     assert contents(workspace.prepared(16)) == contents(whole.prepared(16))
 
 
@@ -351,16 +330,6 @@ def test_a_set_without_a_usable_pair_is_refused(pairing, workspace):
     with pytest.raises(LungsegError, match="at least one X-ray"):
         prepare(Pairing(), workspace, 16)
     assert not workspace.prepared(16).exists()
-
-
-def test_a_damaged_file_is_refused_and_the_repaired_one_taken(pairing, workspace):
-    image = pairing.pairs[0].image
-    content = image.read_bytes()
-    image.write_bytes(content[:100])
-    with pytest.raises(ImageFileError, match=image.name):
-        prepare(pairing, workspace, 16)
-    image.write_bytes(content)
-    assert len(prepare(pairing, workspace, 16)) == len(CASES)
 
 
 @pytest.mark.parametrize(

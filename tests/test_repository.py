@@ -16,7 +16,6 @@ from tools.parameters import read_parameters
 from tools.set_repository import (
     current_address,
     files_with_address,
-    normalised_address,
     set_repository,
 )
 
@@ -71,25 +70,6 @@ def test_the_command_changes_every_place(copy):
         assert text.replace(new_pair, old_pair).encode() == content
 
 
-def test_a_second_time_nothing_changes(copy):
-    set_repository(NEW, copy)
-    assert set_repository(NEW + ".git", copy) == []
-    assert len(set_repository("https://github.com/me/lungs/", copy)) == len(
-        files_with_address(copy)
-    )
-    assert set(addresses(copy).values()) == {"https://github.com/me/lungs"}
-
-
-def test_places_that_drifted_apart_are_brought_back(copy):
-    notebook = copy / "notebooks" / "04_train_unet.ipynb"
-    drifted = notebook.read_text(encoding="utf-8")
-    owner_and_name = current_address(copy).removeprefix("https://github.com/")
-    notebook.write_text(drifted.replace(owner_and_name, "drifted/away"), encoding="utf-8")
-    assert len(set(addresses(copy).values())) == 2
-    set_repository(NEW, copy)
-    assert set(addresses(copy).values()) == {NEW}
-
-
 def test_addresses_that_only_begin_alike_stay(copy):
     readme, old = copy / "README.md", current_address(copy)
     others = f"{old}-fork {old}2 https://github.com/other/project"
@@ -136,19 +116,6 @@ def test_notebooks_stay_formatted_and_on_one_line_whatever_the_length(copy, repo
     set_repository(current_address(repository), copy)
     for path in files_with_address(repository):
         assert (copy / path.relative_to(repository)).read_bytes() == path.read_bytes()
-
-
-@pytest.mark.parametrize("end", ["", "/", ".git", ".git/", "\n"])
-def test_an_address_has_one_form(end):
-    assert normalised_address(f"https://github.com/me/lungs{end}") == "https://github.com/me/lungs"
-
-
-def test_a_folder_that_is_no_checkout_is_refused(tmp_path):
-    with pytest.raises(LungsegError, match="checkout"):
-        set_repository(NEW, tmp_path)
-    (tmp_path / "pyproject.toml").write_text("[project")
-    with pytest.raises(LungsegError, match="checkout"):
-        set_repository(NEW, tmp_path)
 
 
 def test_the_command_line_in_a_copy_of_the_package(copy, repository):

@@ -112,25 +112,6 @@ def test_unpacked_once_to_the_local_disk(cases, workspace, monkeypatch):
     assert load_stitched(workspace, 16, "val").digest == first.digest
 
 
-def test_another_archive_is_unpacked_again(cases, workspace):
-    write_stitched(cases, workspace)
-    before = load_stitched(workspace, 16, ["train", "val"])
-    fewer = cases.select(["train", "test"])
-    write_stitched(fewer, workspace, overwrite=True)
-    assert len(load_stitched(workspace, 16, ["train", "val"])) == 3
-    assert load_stitched(workspace, 16, "val").images.shape == (0, 16, 16)
-    assert load_stitched(workspace, 16, "train").digest != before.digest
-    assert not list((workspace.scratch / "stitched" / "16" / "val").glob("*"))
-
-
-def test_the_same_again_does_nothing(cases, workspace, monkeypatch):
-    path = write_stitched(cases, workspace)
-    content = path.read_bytes()
-    assert write_stitched(cases, workspace, overwrite=True).read_bytes() == content
-    monkeypatch.setattr(stitching, "_write_archive", None)
-    assert write_stitched(cases, workspace) == path
-
-
 def test_other_cases_are_refused_without_overwrite(cases, workspace):
     write_stitched(cases, workspace)
     with pytest.raises(StaleOutputError, match=r"stitched/16\.zip(.|\n)*cases was 5, now 3"):
@@ -161,16 +142,6 @@ def test_a_damaged_archive_is_refused_and_can_be_replaced(cases, workspace, keep
     with pytest.raises(LungsegError, match="whole zip archive"):
         write_stitched(cases, workspace)
     assert write_stitched(cases, workspace, overwrite=True).read_bytes() == content
-
-
-def test_an_interrupted_archive_is_not_there(cases, workspace, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(stitching, "encode_picture", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_stitched(cases, workspace)
-    assert not list((workspace.root / "stitched").iterdir())
 
 
 def test_on_a_full_disk_the_archive_of_before_stays(cases, workspace, monkeypatch):

@@ -65,14 +65,6 @@ def test_groups_have_their_own_cases():
     assert dice["low"].isna().all()  # four patients are too few
 
 
-def test_a_patients_second_image_counts_as_a_case_but_not_as_a_patient():
-    patients = [f"patient{number % 9}" for number in range(12)]
-    summary = summaries.summarise(make_scores({"unet": TWELVE}, patient_group=patients))
-    row = only(summary, group="all", metric="dice")
-    assert (row["n"], row["patients"]) == (12, 9)
-    assert math.isnan(row["low"])
-
-
 def test_millimetres_are_averaged_over_the_cases_that_have_them():
     millimetres = [math.nan] * 10 + [2.0, 4.0]
     summary = summaries.summarise(make_scores({"unet": TWELVE}, hd95_mm=millimetres))
@@ -132,13 +124,6 @@ def test_chosen_models_set_the_direction_and_unknown_ones_are_refused():
         summaries.paired_differences(scores, ["unt", "unet"])
 
 
-def test_one_model_has_no_differences_but_the_same_columns():
-    differences = summaries.paired_differences(make_scores({"unet": TWELVE}))
-    assert len(differences) == 0
-    two = summaries.paired_differences(make_scores({"unet": TWELVE, "unetpp": TWELVE}))
-    assert list(differences.columns) == list(two.columns)
-
-
 def test_what_post_processing_changes():
     post = make_scores({"unet": TWELVE})
     scores = pd.concat([post, post.assign(stage="raw", dice=post["dice"] - 0.02)])
@@ -186,12 +171,6 @@ def test_groups_stand_beside_each_other_for_every_model():
     )
     with pytest.raises(LungsegError, match="hd96"):
         summaries.group_table(summaries.summarise(scores), metric="hd96")
-
-
-def test_formats_of_intervals():
-    assert summaries.format_interval(0.9612, 0.9549, 0.9661) == "0.961 [0.955, 0.966]"
-    assert summaries.format_interval(3.14159, math.nan, math.nan, digits=1) == "3.1"
-    assert summaries.format_interval(math.nan, math.nan, math.nan) == "n/a"
 
 
 def test_empty_predictions_and_odd_truths_are_listed():
