@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 _SHOWN_NAMES = 20
 
@@ -73,6 +73,26 @@ class MemoryExhaustedError(LungsegError, MemoryError):
 
 class TrainingDivergedError(LungsegError, ArithmeticError):
     """The loss became NaN or infinite."""
+
+
+def check_known(names: object, known: Collection[object], what: str) -> None:
+    """Refuse names that are not among the known ones.
+
+    Args:
+        names: A name, or several in a list, tuple, set or dictionary.
+        known: All that there are.
+        what: What a name is of, for the message, such as "A split".
+
+    Raises:
+        InvalidValueError: Shows the unknown names, and all that are known.
+    """
+    several = list(names) if isinstance(names, list | tuple | set | dict) else [names]
+    if unknown := [name for name in several if name not in known]:
+        raise InvalidValueError(
+            f"{what} is one of {', '.join(map(str, known))}.",
+            ", ".join(map(repr, unknown)),
+            "Correct the name.",
+        )
 
 
 def shortened(names: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from lungseg_utils.errors import LungsegError, ManifestError
+from lungseg_utils.errors import ManifestError, check_known
 from lungseg_utils.files.records import write_atomically
 
 MANIFEST_NAME = "data_manifest.csv"
@@ -124,12 +124,7 @@ def count_splits(cases: Iterable[Case]) -> dict[str, int]:
 
 def _selection(name: str, wanted: str | Collection[str] | None, known: tuple[str, ...]) -> set[str]:
     kept = {wanted} if isinstance(wanted, str) else set(known if wanted is None else wanted)
-    if unknown := sorted(kept - {*known}, key=str):
-        raise LungsegError(
-            f"`{name}` holds names out of {', '.join(known)}.",
-            ", ".join(map(repr, unknown)),
-            "Correct the name, or pass None for all.",
-        )
+    check_known(kept, known, f"What `{name}` names")
     return kept
 
 

@@ -360,7 +360,7 @@ def test_presets():
     assert PRESETS == {"none": NONE, "flip": FLIP, "mild": MILD, "strong": STRONG}
     assert all(get_augmentation(name) is preset for name, preset in PRESETS.items())
     used = {name: {k for k, v in preset.to_dict().items() if v} for name, preset in PRESETS.items()}
-    with pytest.raises(LungsegError, match=r"none, flip, mild, strong\.\n.*'wild'\n.*Choose"):
+    with pytest.raises(LungsegError, match=r"none, flip, mild, strong\.\n.*'wild'\n.*Correct"):
         get_augmentation("wild")
     assert used["none"] == set()
     assert used["flip"] == {"flip"}

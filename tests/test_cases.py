@@ -88,7 +88,7 @@ def test_cases_of_one_source(cases):
     assert cases.of_source("all") is cases
     assert len(montgomery.of_source("shenzhen")) == 0
     assert montgomery.select("train").ids == cases.select("train").of_source("montgomery").ids
-    with pytest.raises(LungsegError, match=r"all, montgomery, shenzhen\.\n.*'jsrt'\n.*Name one"):
+    with pytest.raises(LungsegError, match=r"all, montgomery, shenzhen\.\n.*'jsrt'\n.*Correct"):
         cases.of_source("jsrt")
 
 

@@ -118,5 +118,5 @@ def test_get_loss():
     assert get_loss("dice") is dice_loss
     assert get_loss("bce") is bce_loss
     assert get_loss("bce_dice") is bce_dice_loss
-    with pytest.raises(LungsegError, match="'bce_dice'"):
+    with pytest.raises(LungsegError, match="dice, bce, bce_dice"):
         get_loss("focal")

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from lungseg_utils.acquire import sources
-from lungseg_utils.acquire.arrival import recorded_hashes
 from lungseg_utils.acquire.hosts import parse_drive_location
 from lungseg_utils.acquire.sources import DRIVE_FOLDER, HOSTS, KAGGLE_HANDLE, ensure_raw, fetch
 from lungseg_utils.errors import DownloadError, LungsegError, MissingInputError
-from lungseg_utils.files.records import file_sha256, read_json
+from lungseg_utils.files.records import read_json
 from lungseg_utils.workspace import Workspace
 from tests.bundles import SMALL_SIZES, cut_short, failing, write_image
 from tests.bundles import write_small_bundle as write_bundle
@@ -147,19 +146,6 @@ def test_own_files_may_change_but_it_is_said(tmp_path: Path, workspace: Workspac
     assert f"Not as they arrived first (2): {IMAGE}, {MASK} (gone)" in told
     fetch("folder", workspace, str(bundle), overwrite=True)
     assert "Not as" not in capsys.readouterr().out
-
-
-def test_hashes_are_known_as_long_as_the_files_are_as_they_came(tmp_path: Path, workspace):
-    bundle = write_bundle(tmp_path / "mine")
-    assert recorded_hashes(workspace, bundle) == {}
-    fetch("folder", workspace, str(bundle))
-    known = recorded_hashes(workspace, bundle)
-    assert known == {
-        path.relative_to(bundle).as_posix(): file_sha256(path) for path in bundle.rglob("*.png")
-    }
-    assert recorded_hashes(workspace, tmp_path) == {}
-    change(bundle / IMAGE)
-    assert recorded_hashes(workspace, bundle) == {}
 
 
 @pytest.mark.parametrize(
@@ -472,4 +458,3 @@ def test_a_workspace_of_before_goes_on(tmp_path: Path, archive: Path, workspace,
     path.write_text(str(old).replace("'", '"'))
     assert ensure_raw(workspace) == bundle
     assert read_json(path)["sha256"] == old["sha256"]
-    assert recorded_hashes(workspace, bundle) == old["sha256"]

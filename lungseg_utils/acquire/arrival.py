@@ -220,28 +220,6 @@ def read_request(workspace: Workspace) -> dict:
     return {key: record[key] for key in keys}
 
 
-def recorded_hashes(workspace: Workspace, bundle: Path) -> dict[str, str]:
-    """SHA-256 of a bundle's files as they are, known without reading them.
-
-    Args:
-        workspace: The bundle was fetched into it.
-        bundle: The folder that holds `CXR_png`.
-
-    Returns:
-        By name, such as `CXR_png/MCUCXR_0001_0.png`. Empty where the bundle is not the one that
-        was fetched last, or where any of its files has another name, size or time since.
-
-    Raises:
-        LungsegError: A record is damaged.
-    """
-    if not workspace.source_record.is_file():
-        return {}
-    record = read_arrival(arrival_record(workspace, read_request(workspace)))
-    if "files" not in record or (workspace.raw / record["bundle"]) != bundle:
-        return {}
-    return record["sha256"] if stamp_of_bundle(bundle) == record["files"] else {}
-
-
 def find_fetched(workspace: Workspace, request: dict, complete: bool = True) -> Path | None:
     """Find a request's bundle, unless its files or what they were read from changed.
 

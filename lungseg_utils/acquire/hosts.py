@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 from lungseg_utils.acquire.archives import unpack_zip
 from lungseg_utils.acquire.http import download_file, looks_like_web_page, web_page_error
@@ -42,10 +40,11 @@ def download_from_kaggle(handle: str, force: bool = False) -> Path:
         The folder in kagglehub's cache; read-only in Colab, to be used where it lies.
 
     Raises:
-        DownloadError: kagglehub is missing or fails.
+        DownloadError: kagglehub is missing or fails; the message says which.
     """
-    kagglehub = _import("kagglehub")
     try:
+        import kagglehub
+
         return Path(kagglehub.dataset_download(handle, force_download=force))
     # kagglehub passes on the errors of every library below it.
     except Exception as error:
@@ -123,8 +122,9 @@ def _refuse_web_page(archive: Path) -> None:
 
 def _gdown(function: str, drive_id: str, output: Path) -> None:
     """Call gdown with what its versions 5 and 6 have in common."""
-    gdown = _import("gdown")
     try:
+        import gdown
+
         # Version 5 returns None where it fails, version 6 raises.
         if getattr(gdown, function)(id=drive_id, output=str(output)) is None:
             raise RuntimeError("gdown could not fetch it")
@@ -151,15 +151,6 @@ def _gdown_advice(reason: str) -> str:
             f"{_OWN_DRIVE}"
         )
     return f"Check how it is shared. {_OWN_DRIVE}"
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise DownloadError(
-            f"This source needs the package {name}.", str(error), f"Run `pip install {name}`."
-        ) from error
 
 
 # --- Mendeley Data: Danilov et al. 2022, "Chest X-ray dataset for lung segmentation", version 2,

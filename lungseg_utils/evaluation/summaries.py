@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import check_known
 from lungseg_utils.evaluation.intervals import bootstrap_means, count_patients
 from lungseg_utils.evaluation.metrics import METRICS, REGIONS
 from lungseg_utils.evaluation.scoring import AGE_BANDS, STAGES, UNKNOWN
@@ -61,7 +61,7 @@ def paired_differences(cases: pd.DataFrame, models: Sequence[str] | None = None)
         patients, mean (model − reference), low, high.
     """
     models = list(models) if models is not None else list(dict.fromkeys(cases["model"]))
-    _require(models, cases["model"], "model")
+    check_known(models, [*dict.fromkeys(cases["model"])], "A model")
     pairs = [(later, earlier) for earlier, later in combinations(models, 2)]
     return _differences(cases, "model", "stage", pairs)
 
@@ -90,7 +90,7 @@ def worst_cases(
     Returns:
         The rows of these cases.
     """
-    _require([metric], METRICS, "metric")
+    check_known(metric, METRICS, "A metric")
     chosen = cases[(cases["stage"] == stage) & (cases["region"] == "both")]
     chosen = chosen.dropna(subset=[metric])
     ordered = chosen.sort_values(
@@ -114,7 +114,7 @@ def headline_table(
         Columns Dice, IoU, Accuracy, HD95 (px), ASSD (px), n and Empty; the index is the model.
     """
     for value, column in ((stage, "stage"), (region, "region")):
-        _require([value], summary[column], column)
+        check_known(value, [*dict.fromkeys(summary[column])], f"A {column}")
     chosen = summary[
         (summary["stage"] == stage) & (summary["region"] == region) & (summary["group"] == "all")
     ]
@@ -141,7 +141,7 @@ def group_table(summary: pd.DataFrame, metric: str = "dice", stage: str = "post"
     Returns:
         Column n (cases) and a column a model; the index is the group.
     """
-    _require([metric], list(HEADLINE), "metric")
+    check_known(metric, HEADLINE, "A metric")
     chosen = summary[
         (summary["metric"] == metric) & (summary["stage"] == stage) & (summary["region"] == "both")
     ]
@@ -250,14 +250,3 @@ def _interval_rows(values: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
         results.iloc[alike] = np.column_stack(np.broadcast_arrays(*counts, mean, low, high))
     results = results.astype({"n": int, "patients": int})
     return pd.concat([rows, results], axis=1)
-
-
-def _require(values: Sequence[str], allowed: Sequence[str], what: str) -> None:
-    allowed = list(dict.fromkeys(allowed))
-    unknown = [value for value in values if value not in allowed]
-    if unknown:
-        raise LungsegError(
-            f"The {what} must be one of those in the table: {', '.join(map(str, allowed))}.",
-            ", ".join(map(str, unknown)),
-            "Choose one of these, or score it first.",
-        )

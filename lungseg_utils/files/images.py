@@ -7,13 +7,13 @@ anything is decoded, and an image of many channels never lies in memory twice.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from lungseg_utils.errors import ImageFileError, InvalidValueError
+from lungseg_utils.errors import ImageFileError
 from lungseg_utils.files.records import write_atomically
 
 if TYPE_CHECKING:
@@ -270,37 +270,24 @@ def _orient(values: np.ndarray, orientation: int) -> np.ndarray:
     return values
 
 
-def encode_picture(picture: np.ndarray, suffix: str = ".png", options: Sequence[int] = ()) -> bytes:
-    """Encode a picture as PNG, or as another format of OpenCV's.
+def encode_png(picture: np.ndarray) -> bytes:
+    """Encode a picture as PNG.
 
     Args:
         picture: uint8, grey (H, W) or blue, green, red (H, W, 3).
-        suffix: The format, by the end of its files' names.
-        options: OpenCV's, such as `[cv2.IMWRITE_JPEG_QUALITY, 92]`.
-
-    Returns:
-        The file's content.
 
     Raises:
-        InvalidValueError: The picture cannot be encoded.
+        RuntimeError: OpenCV cannot, and says no more.
     """
     import cv2
 
-    reason = "refused"
-    try:
-        done, content = cv2.imencode(suffix, np.ascontiguousarray(picture), list(options))
-    except cv2.error as error:
-        done, reason = False, error.err
+    done, content = cv2.imencode(".png", np.ascontiguousarray(picture))
     if not done:
-        raise InvalidValueError(
-            "A picture to be written is grey or colour uint8, of at least one pixel.",
-            f"{picture.dtype} {picture.shape} for {suffix} ({reason})",
-            "Convert it first.",
-        )
+        raise RuntimeError(f"OpenCV could not encode a picture {picture.shape} as PNG.")
     return content.tobytes()
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write a PNG, whole or not at all; `picture` as for `encode_picture`."""
-    content = encode_picture(picture)
+    """Write a PNG, whole or not at all; `picture` as for `encode_png`."""
+    content = encode_png(picture)
     write_atomically(path, lambda temporary: temporary.write_bytes(content))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from lungseg_utils.errors import InvalidValueError
+from lungseg_utils.errors import InvalidValueError, check_known
 
 LAYER_NORMALISATIONS = ("none", "batch", "instance")
 
@@ -55,20 +55,6 @@ def check_fraction(name: str, value: float) -> None:
         )
 
 
-def check_choice(name: str, value: object, choices: tuple) -> None:
-    """Check that a parameter is one of a few allowed values.
-
-    Raises:
-        InvalidValueError: It is not; the message names the parameter and the choices.
-    """
-    if value not in choices:
-        raise InvalidValueError(
-            f"{name} must be one of {', '.join(map(repr, choices))}.",
-            repr(value),
-            f"Pass one of these as {name}.",
-        )
-
-
 def check_levels(size: int, base_filters: int, depth: int, patch_size: int) -> None:
     """Check the shape of a network that halves patches of its input, level by level.
 
@@ -87,7 +73,7 @@ def check_normalisation(kind: str, batch_momentum: float) -> None:
     Raises:
         InvalidValueError: There is no such kind, or the momentum is out of its range.
     """
-    check_choice("normalisation", kind, LAYER_NORMALISATIONS)
+    check_known(kind, LAYER_NORMALISATIONS, "normalisation")
     check_fraction("batch_momentum", batch_momentum)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from lungseg_utils.errors import InvalidValueError
+from lungseg_utils.errors import check_known
 
 SMOOTHING_PIXELS = 1.0
 
@@ -74,10 +74,7 @@ def get_loss(name: str) -> Callable[[keras.KerasTensor, keras.KerasTensor], kera
     Raises:
         InvalidValueError: There is no such loss.
     """
-    if name not in LOSSES:
-        raise InvalidValueError(
-            f"The loss must be one of {', '.join(map(repr, LOSSES))}.", repr(name), "Pass one."
-        )
+    check_known(name, LOSSES, "The loss")
     return LOSSES[name]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lungseg_utils.errors import InvalidValueError
+from lungseg_utils.errors import InvalidValueError, check_known
 
 if TYPE_CHECKING:
     import keras
@@ -65,14 +65,7 @@ def build_model(name: str, size: int, options: Mapping[str, Any] | None = None) 
         InvalidValueError: No such network, no such option, or an option out of its range.
     """
     options = dict(options or {})
-    known = model_options(name)
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise InvalidValueError(
-            f"The options of {name!r} are {', '.join(known)}.",
-            ", ".join(map(repr, unknown)),
-            "Correct the name, or leave the option out.",
-        )
+    check_known(options, model_options(name), f"An option of {name!r}")
     return _builder(name)(size=size, **options)
 
 

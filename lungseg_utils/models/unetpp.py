@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 from keras import ops
 
-from lungseg_utils.errors import DownloadError, InvalidValueError
+from lungseg_utils.errors import DownloadError, InvalidValueError, check_known
 from lungseg_utils.models import blocks
 
 ENCODERS = ("plain", "vgg16")
@@ -154,7 +154,7 @@ def build_unetpp(
 def _check_encoder(
     depth: int, encoder: str, encoder_weights: str | os.PathLike | None, patch_size: int
 ) -> None:
-    blocks.check_choice("encoder", encoder, ENCODERS)
+    check_known(encoder, ENCODERS, "encoder")
     if encoder == "vgg16" and patch_size != 1:
         raise InvalidValueError(
             "The encoder 'vgg16' reads pixels: its patch_size is 1.",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
-from lungseg_utils.errors import InvalidValueError
+from lungseg_utils.errors import InvalidValueError, check_known
 
 # The effects of `lungseg_utils.preparation.effects` that are drawn, in the order they are applied.
 EFFECTS = ("opacity", "objects", "shade", "blur", "coarsen", "sharpen", "noise")
@@ -154,12 +154,7 @@ class Augmentation:
             InvalidValueError: An option is unknown.
         """
         known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise InvalidValueError(
-                f"Augmentation has the options {', '.join(known)}.",
-                ", ".join(unknown),
-                "Remove or correct the unknown options.",
-            )
+        check_known(values, known, "An option of the augmentation")
         return cls(**{**dict.fromkeys(known, 0), **values})
 
     def _draw_geometry(
@@ -245,10 +240,7 @@ def get_augmentation(name: str) -> Augmentation:
     Raises:
         InvalidValueError: There is no such augmentation.
     """
-    if name not in PRESETS:
-        raise InvalidValueError(
-            f"The augmentation is one of {', '.join(PRESETS)}.", repr(name), "Choose one of them."
-        )
+    check_known(name, PRESETS, "The augmentation")
     return PRESETS[name]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lungseg_utils.errors import InvalidValueError, UnusableMaskError
+from lungseg_utils.errors import InvalidValueError, UnusableMaskError, check_known
 from lungseg_utils.files.records import digest_of
 from lungseg_utils.manifest import COLUMNS, SOURCES, SPLITS
 from lungseg_utils.preparation.imaging import (
@@ -85,12 +85,7 @@ class Cases:
             InvalidValueError: A split is unknown.
         """
         wanted = [split] if isinstance(split, str) else list(split)
-        if unknown := [name for name in wanted if name not in SPLITS]:
-            raise InvalidValueError(
-                f"A split is one of {', '.join(SPLITS)}.",
-                ", ".join(map(repr, unknown)),
-                "Correct the name of the split.",
-            )
+        check_known(wanted, SPLITS, "A split")
         rows = np.flatnonzero(self.index["split"].isin(wanted).to_numpy())
         return self.take(rows)
 
@@ -105,10 +100,7 @@ class Cases:
         """
         if source == "all":
             return self
-        if source not in SOURCES:
-            raise InvalidValueError(
-                f"A source is one of all, {', '.join(SOURCES)}.", repr(source), "Name one of them."
-            )
+        check_known(source, ("all", *SOURCES), "A source")
         return self.take(np.flatnonzero(self.index["source"] == source))
 
     def halved(self) -> Cases:

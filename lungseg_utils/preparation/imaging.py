@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungseg_utils.errors import InvalidValueError, UnusableMaskError
+from lungseg_utils.errors import InvalidValueError, UnusableMaskError, check_known
 from lungseg_utils.files.images import (
     MaskColours,
     bands_of,
@@ -191,12 +191,7 @@ class Preprocessing:
     normalise: str = "none"
 
     def __post_init__(self) -> None:
-        if self.normalise not in GREY_NORMALISATIONS:
-            raise InvalidValueError(
-                f"normalise is one of {', '.join(GREY_NORMALISATIONS)}.",
-                repr(self.normalise),
-                "Choose one of them.",
-            )
+        check_known(self.normalise, GREY_NORMALISATIONS, "normalise")
         if not self.clip_limit > 0 or self.tiles < 1 or self.tiles != int(self.tiles):
             raise InvalidValueError(
                 "CLAHE needs a clip limit above 0 and a whole number of tiles of at least 1.",
@@ -238,13 +233,8 @@ class Preprocessing:
         Raises:
             InvalidValueError: An option is unknown.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise InvalidValueError(
-                f"Preprocessing has the options {', '.join(sorted(known))}.",
-                ", ".join(unknown),
-                "Remove or correct the unknown options.",
-            )
+        known = [field.name for field in fields(cls)]
+        check_known(values, known, "An option of the preprocessing")
         return cls(**values)
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from lungseg_utils.errors import InvalidValueError, LungsegError, MissingInputError
-from lungseg_utils.files.images import encode_picture
+from lungseg_utils.errors import InvalidValueError, LungsegError, MissingInputError, check_known
+from lungseg_utils.files.images import encode_png
 from lungseg_utils.files.records import (
     check_reusable,
     digest_of,
@@ -160,12 +160,7 @@ def load_stitched(workspace: Workspace, size: int, split: str | Sequence[str]) -
         LungsegError: The split is none of the three, or the archive is damaged.
     """
     wanted = [split] if isinstance(split, str) else list(split)
-    if unknown := [name for name in wanted if name not in LEARNING_SPLITS]:
-        raise InvalidValueError(
-            f"Stitched cases are in the splits {', '.join(LEARNING_SPLITS)}.",
-            ", ".join(map(repr, unknown)),
-            "Correct the name of the split.",
-        )
+    check_known(wanted, LEARNING_SPLITS, "A split of stitched cases")
     archive = workspace.stitched(size)
     if not archive.is_file():
         raise MissingInputError(
@@ -200,7 +195,7 @@ def _write_archive(path: Path, cases: Cases, rows: np.ndarray, record: dict) -> 
             unit="case",
         ):
             picture = stitch(cases.images[row], cases.masks[row])
-            _add(archive, f"{split}/{image_id}.png", encode_picture(picture))
+            _add(archive, f"{split}/{image_id}.png", encode_png(picture))
         _add(archive, INDEX_NAME, index_text(index).encode("utf-8"))
         _add(archive, RECORD_NAME, json.dumps(record, indent=2).encode("utf-8"))
 
