@@ -110,22 +110,6 @@ def test_methods_that_unpack_in_one_piece_are_refused(tmp_path: Path, method: in
     assert_refused(write_zip(tmp_path / "a.zip", ZEROS, method), "plain files")
 
 
-def test_nothing_is_written_over(tmp_path: Path):
-    archive = write_zip(tmp_path / "a.zip", {"x.txt": b"new"})
-    for name in ("elsewhere", "full", "empty"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "full" / "y.txt").write_text("mine")
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    before = tree(tmp_path)
-    for name in ("full", "file", "link"):
-        with pytest.raises(DownloadError, match="overwrites nothing"):
-            unpack_zip(archive, tmp_path / name)
-    assert tree(tmp_path) == before
-    unpack_zip(archive, tmp_path / "empty")
-    assert tree(tmp_path / "empty") == {"x.txt": b"new"}
-
-
 def test_a_ratio_that_only_bombs_have_is_refused(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(archives, "_HARMLESS_BYTES", 10**5)
     assert_refused(write_zip(tmp_path / "a.zip", ZEROS), "100 times its own size")

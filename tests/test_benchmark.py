@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -207,23 +206,6 @@ def test_what_is_left_out_keeps_its_recorded_figures(
     assert "| all test images |" in recorded["readme"].read_text()
 
 
-def test_the_scores_of_each_case_can_be_looked_up(bundle, external, workspace, recorded):
-    benchmark(bundle, external, workspace, **recorded, load=load_fake)
-    data, films = (
-        pd.read_csv(workspace / "reports" / f"cases-{part}.csv") for part in ("data", "external")
-    )
-    films = films.set_index(["model", "image_id", "region"])
-    assert films.loc[("pix2pix", "A2", "both"), "dice"] == dice_of_shift(2)
-    assert len(films) == 3 * 2 * 3  # networks, films, regions
-    data = data[data["region"] == "both"]
-    (case,) = load_manifest(bundle / "data_manifest.csv", "montgomery", "test")
-    of_case = data[data["image_id"] == case.image_id].set_index("model")["dice"]
-    assert of_case.loc[["unet", "unetpp", "pix2pix"]].tolist() == [1, 0.875, 0.75]
-    test = results_in(recorded)["data"]["figures"]["test"]["unet"]["all"]["both"]
-    of_unet = data.loc[data["model"] == "unet", "dice"]
-    assert (len(of_unet), round(of_unet.mean(), 4)) == (test["n"], test["dice"]["mean"])
-
-
 def everything_in(place: dict[str, Path]) -> dict[str, bytes]:
     files = [*place["folder"].iterdir(), place["readme"]]
     return {str(path): path.read_bytes() for path in files}
@@ -292,13 +274,6 @@ def test_films_and_masks_without_a_partner_are_named(external, tmp_path):
         find_films(tmp_path)
     with pytest.raises(LungsegError, match="0 images and 0 masks"):
         find_films(tmp_path / "images")
-
-
-def test_a_mask_of_another_size_than_its_film_is_refused(workspace, recorded, tmp_path):
-    write_png(tmp_path / "x" / "images" / "B1.png", lungs())
-    write_png(tmp_path / "x" / "masks" / "B1.png", lungs()[:16] * 255)
-    with pytest.raises(LungsegError, match="32 × 32, its mask 32 × 16"):
-        benchmark(None, tmp_path / "x", workspace, **recorded, load=load_fake)
 
 
 @pytest.mark.parametrize(("changed", "code"), [({}, 0), ({"data.x.n": (1, 2)}, 1)])

@@ -117,9 +117,3 @@ def test_cases_without_mask_are_refused_by_name(cases):
         batches_of(cases)
     with pytest.raises(LungsegError, match="no case"):
         batches_of(cases.take([]))
-
-
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"seed": -1}])
-def test_numbers_out_of_range_are_refused(cases, options):
-    with pytest.raises(LungsegError, match="at least"):
-        batches_of(cases, **options)

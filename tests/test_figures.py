@@ -112,21 +112,6 @@ def test_prediction_grid_is_input_truth_prediction_overlay():
     ]
 
 
-def test_pairs_and_augmentations():
-    pairs = images.show_pairs([GREY, GREY], [TRUE, SHIFTED], ["a", "b"])
-    panels = np.array(pairs.axes).reshape(3, 2)
-    assert [axes.get_title() for axes in panels[:, 0]] == ["a", "Mask", "Overlay"]
-    np.testing.assert_array_equal(shown(panels[1, 1]), 255 * SHIFTED)
-    left_edge = min(outlines(panels[2, 1])[to_rgba(TRUTH)][:, 0])
-    assert left_edge == 8 + 2 - 0.5
-
-    augmented = images.show_augmentations(GREY, TRUE, [(255 - GREY, SHIFTED)] * 4)
-    assert titles(augmented) == ["Original", *(f"Augmented {k}" for k in range(1, 5))]
-    np.testing.assert_array_equal(shown(augmented.axes[1]), 255 - GREY)
-    assert min(outlines(augmented.axes[4])[to_rgba(TRUTH)][:, 0]) == left_edge
-    assert not augmented.axes[5].axison
-
-
 @pytest.mark.parametrize("draw", [images.show_pairs, images.show_cleaning, images.show_unlabelled])
 def test_a_figure_of_no_images_is_refused(draw):
     with pytest.raises(LungsegError, match="at least one"):

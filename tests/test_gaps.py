@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import types
@@ -165,16 +164,6 @@ def test_what_filled_gaps_or_is_damaged_does_not_pass_for_a_whole_source(
     # A source that is there whole is not asked again.
     assert greys(fetch("nlm+kaggle", workspace)) == [NLM] * 3
     assert library.asked == 2
-
-
-def test_a_file_that_changed_at_its_source_is_replaced_by_the_next(
-    workspace, kaggle: Path, library: FakeNlm, monkeypatch
-):
-    monkeypatch.setattr(os, "link", failing(OSError("a disk without links")))
-    fetch("kaggle", workspace)
-    shutil.rmtree(workspace.scratch)
-    write_image(kaggle / IMAGE, SMALL_SIZES[FIRST], 8)
-    assert greys(fetch("kaggle+nlm", workspace)) == [NLM, KAGGLE, KAGGLE]
 
 
 def test_a_source_that_fails_leaves_the_others_and_is_asked_again(

@@ -15,7 +15,6 @@ from lungseg_utils.manifest import load_manifest
 TOP = "Chest X-ray dataset of Darwin, Montgomery and Shenzhen"
 IDS = ("CHNCXR_0001_0", "CHNCXR_0002_0", "MCUCXR_0001_0")
 CASES = [case for case in load_manifest() if case.image_id in IDS]
-UNMASKED = next(case for case in load_manifest() if not case.mask_file)
 BUNDLE = {
     "CXR_png/CHNCXR_0001_0.png": b"image 1",
     "CXR_png/CHNCXR_0002_0.png": b"image 2",
@@ -117,14 +116,6 @@ def test_what_is_not_found_is_listed(fetch, tmp_path: Path, capsys):
     assert fetch(files) == ["masks/CHNCXR_0002_0_mask.png"]
     assert "Not in the archive (1): masks/CHNCXR_0002_0_mask" in capsys.readouterr().out
     assert len(tree(tmp_path / "raw")) == 5
-
-
-def test_a_mask_that_the_manifest_does_not_know_is_left_out(server, tmp_path: Path):
-    image, mask = f"Shenzhen/img/{UNMASKED.image_file}", f"Shenzhen/mask/{UNMASKED.image_file}"
-    server.files["/cache.zip"] = Served(pack({image: b"image", mask: b"mask"}))
-    url = server.url("/download")
-    assert download_mendeley(tmp_path / "raw", tmp_path / "downloads", url, [UNMASKED]) == []
-    assert tree(tmp_path / "raw") == {f"CXR_png/{UNMASKED.image_file}": b"image"}
 
 
 def test_the_archive_is_fetched_once(fetch, server, tmp_path: Path):

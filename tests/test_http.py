@@ -206,22 +206,6 @@ def test_content_that_changes_between_two_ranges_is_not_mixed(server, target, fi
     assert ranges(server)[:2] == [None, "bytes=100000-"]
 
 
-def test_content_changed_between_two_calls_is_not_mixed(server, target: Path):
-    leave_part(server, target)
-    server.files[PATH] = Served(CHANGED, etag='"2"')
-    fetch(server, target)
-    assert_whole(target, CHANGED)
-    assert ranges(server) == ["bytes=100000-"]
-
-
-def test_a_part_from_another_address_is_not_continued(server, target: Path):
-    leave_part(server, target)
-    server.files["/other.png"] = Served(CHANGED, etag='"1"')
-    fetch(server, target, "/other.png")
-    assert_whole(target, CHANGED)
-    assert ranges(server) == [None]
-
-
 @pytest.mark.parametrize("record", [b"", b"{}", b"[]", b"\xff", b'{"url": 1, "etag": 2}', None])
 def test_a_part_without_its_record_is_not_continued(server, target: Path, record: bytes | None):
     target.parent.mkdir()
@@ -277,15 +261,6 @@ def test_a_refusal_is_final_and_a_passing_fault_tried_six_times(
     assert list(target.parent.iterdir()) == []
 
 
-def test_redirects_are_followed_with_the_range(server, target: Path):
-    server.files["/there.png"] = server.files.pop(PATH)
-    server.always[PATH] = Answer(status=302, headers={"Location": "/there.png"})
-    server.script("/there.png", Answer(break_after=100_000))
-    fetch(server, target)
-    assert_whole(target)
-    assert [asked.sent for asked in server.asked("/there.png")] == [100_000, 200_000]
-
-
 @pytest.mark.parametrize("location", [PATH, "ftp://127.0.0.1/x.png"])
 def test_redirects_that_lead_nowhere_end(server, target: Path, location: str):
     server.always[PATH] = Answer(status=302, headers={"Location": location})
@@ -314,16 +289,6 @@ def test_a_page_in_place_of_a_file_is_explained_and_costs_nothing(server, target
     fetch(server, target)
     assert_whole(target)
     assert ranges(server) == ["bytes=100000-", "bytes=100000-"]
-
-
-def test_html_by_its_type_alone_is_a_page_unless_it_is_binary(server, target: Path):
-    server.files[PATH] = Served(b"Please log in", content_type="text/html; charset=utf-8")
-    with pytest.raises(DownloadError, match="a web page"):
-        fetch(server, target)
-    assert list(target.parent.iterdir()) == []
-    server.files[PATH] = Served(CONTENT, content_type="text/html")
-    fetch(server, target)
-    assert_whole(target)
 
 
 @pytest.mark.parametrize(

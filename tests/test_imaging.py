@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 
 import cv2
 import numpy as np
 import pytest
 import skimage.exposure
 import skimage.transform
-from handmade import tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -85,13 +82,6 @@ def test_transparent_pixels_lie_on_black(tmp_path):
     assert read_image(saved(tmp_path / "la.png", Image.fromarray(grey))).tolist() == [[0, 128, 90]]
 
 
-def test_transparent_palette_entry_lies_on_black(tmp_path):
-    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
-    image.putpalette([255, 255, 255, 50, 50, 50, 90, 90, 90])
-    path = saved(tmp_path / "a.png", image, transparency=0)
-    assert read_image(path).tolist() == [[0, 50, 90]]
-
-
 # Reading: rotation
 
 
@@ -123,27 +113,6 @@ def test_exif_orientation_is_honoured(tmp_path, noise, orientation, suffix):
     image = Image.fromarray(stored)
     image.getexif()[0x0112] = orientation
     assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), expected)
-
-
-def png_with_orientation(colour: np.ndarray, orientation: int) -> bytes:
-    whole = cv2.imencode(".png", colour)[1].tobytes()
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = exif.tobytes()[6:]  # Without the prefix that JPEG needs.
-    checksum = struct.pack(">I", zlib.crc32(b"eXIf" + data))
-    return whole[:33] + struct.pack(">I", len(data)) + b"eXIf" + data + checksum + whole[33:]
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bits_are_rotated_once(tmp_path, channels):
-    # To be turned clockwise.
-    film = np.array([[0, 51, 102], [153, 204, 255]], np.uint16) * 16
-    film = np.dstack([film] * 3) if channels == 3 else film
-    photometric = 2 if channels == 3 else 1
-    contents = {"a.png": png_with_orientation(film, 6), "a.tiff": tiff(film, photometric, 6)}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-        assert read_image(tmp_path / name).tolist() == [[153, 0], [204, 51], [255, 102]]
 
 
 def test_sixteen_bits_of_colour_keep_their_low_bytes_and_their_channels(tmp_path):
@@ -292,13 +261,6 @@ def test_clahe_widens_local_contrast_and_uses_its_options():
     assert image[:16, :16].std() * 2 < equalised[:16, :16].std()
     assert np.array_equal(equalised, cv2.createCLAHE(4.0, (4, 4)).apply(image))
     assert not np.array_equal(equalised, Preprocessing(clahe=True).apply(image))
-
-
-def test_preprocessing_survives_its_record():
-    options = Preprocessing(clahe=True, clip_limit=3.5, tiles=4, normalise="percentile")
-    assert Preprocessing.from_dict(options.to_dict()) == options
-    with pytest.raises(LungsegError, match="sharpen"):
-        Preprocessing.from_dict({"sharpen": 1})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,14 +194,6 @@ def test_the_digest_of_the_data_is_the_same_for_every_size_and_not_for_other_fil
             ask(workspace, 24)
 
 
-def test_a_full_disk_is_told_before_anything_is_written(pairing, workspace, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
-    with pytest.raises(StorageError, match=r"(?s)Preparing 16 × 16 needs .*Free some"):
-        prepare(pairing, workspace, 16)
-    assert not workspace.prepared(16).exists()
-    assert not list((workspace.scratch / "partial").iterdir())
-
-
 @pytest.mark.parametrize("where", ["array", "final folder", "record"])
 def test_a_disk_that_fills_up_meanwhile_costs_nothing(pairing, workspace, monkeypatch, where):
     prepare(pairing, workspace, 16)
@@ -302,34 +293,6 @@ def test_an_unusable_pair_is_left_out_by_name_and_told_on_every_call(pairing, wo
     assert prepare(pairing, workspace, 16).digest == cases.digest
     assert contents(workspace.prepared(16)) == before
     assert told in capsys.readouterr().out
-
-
-def test_a_mask_off_by_few_pixels_is_repaired_and_told_after_an_interruption_too(
-    pairing, workspace, monkeypatch, capsys
-):
-    image_id = "MCUCXR_0001_0"
-    values = np.zeros((63, 80), np.uint8)
-    values[16:48, 10:70] = 255
-    replace_mask(pairing, image_id, values)
-    interrupt(monkeypatch, pairing, workspace, after=6)
-
-    cases = prepare(pairing, workspace, 16)
-
-    said = (
-        f"  {image_id}: the mask {image_id}_mask.png was 80 × 63 for an X-ray of 80 × 64; resized"
-    )
-    assert f"1 masks repaired:\n{said}\n" in capsys.readouterr().out
-    assert cases.masks[cases.ids.index(image_id)].sum() == 8 * 12
-
-
-def test_a_set_without_a_usable_pair_is_refused(pairing, workspace):
-    [pair] = [pair for pair in pairing.pairs if pair.case.image_id == "CHNCXR_0003_0"]
-    replace_mask(pairing, "CHNCXR_0003_0", np.zeros((32, 32), np.uint8))
-    with pytest.raises(LungsegError, match="at least one usable pair"):
-        prepare(Pairing(pairs=[pair]), workspace, 16)
-    with pytest.raises(LungsegError, match="at least one X-ray"):
-        prepare(Pairing(), workspace, 16)
-    assert not workspace.prepared(16).exists()
 
 
 @pytest.mark.parametrize(

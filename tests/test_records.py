@@ -114,11 +114,6 @@ def test_a_file_is_written_whole_with_its_folder(tmp_path: Path):
     assert path.stat().st_mode == (tmp_path / "touched").stat().st_mode
 
 
-def test_writing_never_changes_what_new_files_of_other_threads_may(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the process's umask was changed"))
-    write_json(tmp_path / "a.json", {})
-
-
 @pytest.mark.parametrize("step", ["write", "fsync", "replace"])
 @pytest.mark.parametrize(
     ("number", "advice"),

@@ -79,13 +79,6 @@ def test_millimetres_follow_the_films_size():
     assert row["hd95_mm"] == pytest.approx(3 * wanted[1])
 
 
-def test_a_truth_without_two_lungs_is_scored_as_a_whole():
-    merged = lungs()
-    merged[30:34, 8:56] = 1
-    cases = make_cases([merged])
-    assert score(cases, merged[None].astype(np.float32))["region"].tolist() == ["both", "both"]
-
-
 def test_predictions_find_their_case_by_id():
     other = np.roll(lungs(), 4, axis=1)
     cases = make_cases([lungs(), other], patient_group=["a", "b"])

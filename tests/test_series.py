@@ -295,22 +295,3 @@ def test_a_kernel_that_dies_is_told(fake, tmp_path):
     notebook.write_text(text)
     with pytest.raises(FailedStepError, match=r"(?s)died.*memory"):
         run_series(tmp_path / "w", notebooks=fake, only=["02"])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["-p", "EPOHCS=3"], "Did you mean EPOCHS"),
-        (["--only", "05"], "Choose from 01_first, 02_second"),
-        (["--recipe", "absent.yaml"], "absent.yaml"),
-    ],
-)
-def test_a_wrong_request_is_refused_before_anything_runs(
-    fake, tmp_path, capsys, arguments, message
-):
-    workspace = tmp_path / "w"
-    assert main(["--notebooks", str(fake), "--workspace", str(workspace), *arguments]) == 2
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert captured.out == ""
-    assert not workspace.exists()

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import inspect
 import shutil
 import sys
 import types
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -229,20 +227,6 @@ def test_what_is_not_whole_leaves_the_former_bundle(tmp_path, archive, workspace
     assert not list(tmp_path.rglob("escaped.png"))
 
 
-def test_what_another_workspace_put_into_a_common_scratch_is_not_taken(
-    tmp_path: Path, archive: Path, workspace: Workspace
-):
-    bundle = fetch("zip", workspace, str(archive))
-    before = (bundle / IMAGE).read_bytes()
-    write_bundle(tmp_path / "in" / "Lung Segmentation", value=9)
-    other = Workspace(tmp_path / "other", workspace.scratch)
-    fetch("zip", other, str(pack(tmp_path / "in", tmp_path / "c.zip")))
-    assert (bundle / IMAGE).read_bytes() != before
-    assert (ensure_raw(workspace) / IMAGE).read_bytes() == before
-    mine = write_bundle(tmp_path / "mine")
-    assert fetch("folder", workspace, str(mine)) == mine == ensure_raw(workspace)
-
-
 # --- drive
 
 
@@ -334,40 +318,7 @@ def test_gdowns_failures_are_told_apart(workspace, monkeypatch, location, reason
     assert list(workspace.raw.iterdir()) == []
 
 
-def test_the_installed_gdown_and_kagglehub_take_what_is_passed():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gdown, kagglehub = pytest.importorskip("gdown"), pytest.importorskip("kagglehub")
-    for function in (gdown.download, gdown.download_folder):
-        inspect.signature(function).bind(id="x", output="y")
-    inspect.signature(kagglehub.dataset_download).bind(KAGGLE_HANDLE, force_download=True)
-    if int(gdown.__version__.split(".")[0]) == 5:
-        from gdown.exceptions import FolderContentsMaximumLimitError
-
-        # The limit that is explained.
-        assert "MaximumLimit" in FolderContentsMaximumLimitError.__name__
-
-
 # --- mendeley, nlm
-
-
-def test_mendeley_is_fetched_once_and_its_archive_anew_with_overwriting(workspace, monkeypatch):
-    found = []
-
-    def download_mendeley(folder: Path, downloads: Path) -> None:
-        archive = downloads / sources.ARCHIVE_NAME
-        found.append(archive.exists())
-        downloads.mkdir(parents=True, exist_ok=True)
-        archive.touch()
-        write_bundle(folder)
-
-    monkeypatch.setattr(sources, "download_mendeley", download_mendeley)
-    bundle = fetch("mendeley", workspace)
-    assert bundle == fetch("mendeley", workspace) == workspace.raw / "mendeley"
-    shutil.rmtree(workspace.scratch)
-    ensure_raw(workspace)
-    fetch("mendeley", workspace, overwrite=True)
-    assert found == [False, True, False]
 
 
 def test_what_nlm_gave_before_it_broke_off_is_kept_unless_damaged(workspace, monkeypatch):

@@ -14,13 +14,11 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from lungseg_utils.errors import (
-    LockedError,
     LungsegError,
     MissingInputError,
     StaleOutputError,
     StorageError,
 )
-from lungseg_utils.files import storage
 from lungseg_utils.preparation import stitching
 from lungseg_utils.preparation.arrays import prepare
 from lungseg_utils.preparation.cases import Cases
@@ -63,13 +61,6 @@ def test_apart_again_without_loss(shape, data):
 def test_what_cannot_be_stitched(image, mask):
     with pytest.raises(LungsegError, match="stitched"):
         stitch(image, mask)
-
-
-def test_what_cannot_be_taken_apart():
-    with pytest.raises(LungsegError, match="even width"):
-        unstitch(np.zeros((4, 5), np.uint8))
-    with pytest.raises(LungsegError, match="blur the mask"):
-        unstitch(np.full((4, 4), 200, np.uint8))
 
 
 def test_the_archive_holds_a_folder_a_split(cases, workspace):
@@ -157,13 +148,3 @@ def test_on_a_full_disk_the_archive_of_before_stays(cases, workspace, monkeypatc
         write_stitched(cases.select("train"), workspace, overwrite=True)
     assert list(path.parent.iterdir()) == [path]
     assert path.read_bytes() == content
-
-
-def test_whoever_stitches_the_same_size_is_named(cases, workspace, monkeypatch):
-    monkeypatch.setattr(storage, "WAIT_SECONDS", 0)
-    with (
-        storage.hold(workspace.stitched(16), "stitching of the other notebook"),
-        pytest.raises(LockedError, match="by process"),
-    ):
-        write_stitched(cases, workspace)
-    assert not workspace.stitched(16).exists()

@@ -160,19 +160,6 @@ def test_the_headline_reads_at_a_glance():
         summaries.headline_table(summaries.summarise(scores), region="middle")
 
 
-def test_groups_stand_beside_each_other_for_every_model():
-    scores = make_scores({"unet": TWELVE, "pix2pix": TWELVE})
-    table = summaries.group_table(summaries.summarise(scores))
-    assert {"n", "unet", "pix2pix"} == set(table.columns)
-    assert table.loc["all", "n"] == 12
-    assert (
-        table.loc["all", "unet"]
-        == summaries.headline_table(summaries.summarise(scores)).loc["unet", "Dice"]
-    )
-    with pytest.raises(LungsegError, match="hd96"):
-        summaries.group_table(summaries.summarise(scores), metric="hd96")
-
-
 def test_empty_predictions_and_odd_truths_are_listed():
     both = make_scores({"unet": [0.9, 0.0, 0.8]}, empty_prediction=[0, 1, 0])
     right = both[both["image_id"] != "case02"].assign(region="right")

@@ -71,15 +71,6 @@ def test_elsewhere_nothing_is_mounted(tmp_path: Path, monkeypatch):
     assert workspace.scratch.is_dir()
 
 
-def test_a_relative_path_survives_a_change_of_folder(tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    workspace = open_workspace("mine")
-    monkeypatch.chdir("/")
-    assert workspace.root == tmp_path.resolve() / "mine" and workspace.root.is_dir()
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert open_workspace("~/mine").root == workspace.root
-
-
 def test_every_stage_has_its_place():
     workspace = Workspace(Path("/drive"), Path("/local"))
     places = {

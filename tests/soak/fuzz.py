@@ -27,6 +27,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 try:
@@ -51,23 +52,21 @@ MEGABYTES = 1024  # the most that a process may grow over its first case
 KINDS = ("image",) * 6 + ("archive",) * 2 + ("weights", "manifest")
 OUTSIDE = Path(tempfile.gettempdir()) / "lungseg-fuzz-outside.png"
 HOSTILE_NAMES = (
-    "../outside.png",
-    "a/../../outside.png",
-    str(OUTSIDE),
-    "C:\\outside.png",
-    "..\\outside.png",
-    "a\0b.png",
-    "CON",
-    "a" * 300,
-    "dir/",
-    "./a",
-    "a//b",
-    "A.png",
-    "é.png",
-    "e\u0301.png",
-    " ",
-    ".",
-    "",
+    *("../outside.png", "a/../../outside.png", "C:\\outside.png", "..\\outside.png", str(OUTSIDE)),
+    *(
+        "CON",
+        "dir/",
+        "./a",
+        "a//b",
+        ".",
+        "A.png",
+        "é.png",
+        "e\u0301.png",
+        " ",
+        "",
+        "a\0b.png",
+        "a" * 300,
+    ),
 )
 
 
@@ -298,35 +297,31 @@ DAMAGES = (_flip, _flip, _cut, _remove, _repeat, _splice, _edit_header, _edit_he
 
 
 def _draw_images() -> list[tuple[str, bytes]]:
+    """Every kind that is read, in each of its depths and compressions; and files of several."""
     rng = np.random.default_rng(0)
     grey = cv2.GaussianBlur(rng.integers(0, 256, (24, 32), dtype=np.uint8), (5, 5), 0)
     colour = np.dstack([grey, grey // 2, 255 - grey])
-    with_alpha = np.dstack([colour, np.full_like(grey, 200)])
-    palette = Image.fromarray(colour).quantize(16)
-    others = [Image.fromarray(255 - grey)]
-    pictures = [Image.fromarray(array) for array in (grey, colour, with_alpha)]
+    alpha = np.dstack([colour, np.full_like(grey, 200)])
+    plain = [Image.fromarray(array) for array in (grey, colour, alpha)]
+    palette, black = plain[1].quantize(16), Image.fromarray(grey > 120)
     deep, floats = Image.fromarray(grey.astype(np.uint16) * 16), Image.fromarray(grey / 255.0)
-    several = {"save_all": True, "append_images": others}
-    images = [(".png", _encode(picture, "PNG")) for picture in (*pictures, palette, deep)]
-    images += [(".png", _encode(pictures[0], "PNG", **several))]
-    images += [(".png", _encode(Image.fromarray(grey > 120), "PNG", transparency=0))]
-    images += [(".jpg", _encode(picture, "JPEG")) for picture in pictures[:2]]
-    images += [(".jpg", _encode(pictures[1].convert("CMYK"), "JPEG", progressive=True))]
-    images += [
-        (".tiff", _encode(picture, "TIFF")) for picture in (*pictures, palette, deep, floats)
+    several = {"save_all": True, "append_images": [Image.fromarray(255 - grey)]}
+    compressed = [
+        {"compression": c} for c in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
     ]
-    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4"):
-        picture = Image.fromarray(grey > 120) if compression == "group4" else pictures[0]
-        images.append((".tiff", _encode(picture, "TIFF", compression=compression)))
-    images += [(".tiff", _encode(pictures[0], "TIFF", **several))]
-    images += [(".gif", _encode(palette, "GIF")), (".gif", _encode(palette, "GIF", **several))]
-    images += [(".bmp", _encode(picture, "BMP")) for picture in (*pictures, palette)]
-    images += [(".webp", _encode(pictures[1], "WEBP")), (".pgm", _encode(pictures[0], "PPM"))]
+    drawn = [("PNG", picture, {}) for picture in (*plain, palette, deep)]
+    drawn += [("PNG", plain[0], several), ("PNG", black, {"transparency": 0})]
+    drawn += [("JPEG", picture, {}) for picture in plain[:2]]
+    drawn += [("JPEG", plain[1].convert("CMYK"), {"progressive": True})]
+    drawn += [("TIFF", picture, {}) for picture in (*plain, palette, deep, floats)]
+    drawn += [("TIFF", plain[0], options) for options in (*compressed, several)]
+    drawn += [("TIFF", black, {"compression": "group4"})]
+    drawn += [("GIF", palette, {}), ("GIF", palette, several), ("WEBP", plain[1], {})]
+    drawn += [("BMP", picture, {}) for picture in (*plain, palette)] + [("PPM", plain[0], {})]
+    images = [(f".{kind.lower()}", _encode(image, kind, **how)) for kind, image, how in drawn]
     wide = np.dstack([grey.astype(np.uint16) * 200] * 4)
-    for suffix in (".png", ".tiff"):
-        for channels in (3, 4):
-            encoded = cv2.imencode(suffix, wide[..., :channels])[1].tobytes()
-            images.append((suffix, encoded))
+    for suffix, channels in product((".png", ".tiff"), (3, 4)):
+        images.append((suffix, cv2.imencode(suffix, wide[..., :channels])[1].tobytes()))
     return images
 
 
