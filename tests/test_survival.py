@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -28,15 +29,14 @@ from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.training.devices import explained_exhaustion
 from lungseg_utils.training.runs import BEST, LAST, Run
 from lungseg_utils.training.train import train
-from tests.tiny import step_by_step, tiny_cases
+from tests.tiny import step_by_step, tiny_cases, tiny_config
 
 TRAIN, VAL = tiny_cases(4, size=32), tiny_cases(2, seed=1, split="val")
 WAITING = ".best"  # weights whose checkpoint is not written yet
-OPTIONS = {
-    "unet": {"base_filters": 2, "depth": 1, "dropout": 0.2},
-    "unetpp": {"base_filters": 2, "depth": 1},
-    "pix2pix": {"base_filters": 1, "discriminator_filters": 1, "depth": 4},
-}
+
+exact_config = partial(
+    tiny_config, batch_size=2, epochs=3, schedule="cosine", augmentation=Augmentation()
+)
 
 
 class InterruptionError(Exception):
@@ -55,20 +55,7 @@ def exact_and_step_by_step():
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Run:
-    return train(tiny_config(), TRAIN, VAL, tmp_path_factory.mktemp("undisturbed") / "unet")
-
-
-def tiny_config(**changes) -> TrainingConfig:
-    values = {
-        "size": 32,
-        "model_options": OPTIONS["unet"],
-        "batch_size": 2,
-        "epochs": 3,
-        "schedule": "cosine",
-        "learning_rate": 0.01,
-        "augmentation": Augmentation(),
-    }
-    return TrainingConfig(**values | changes)
+    return train(exact_config(), TRAIN, VAL, tmp_path_factory.mktemp("undisturbed") / "unet")
 
 
 def arrays_of(run: Run) -> dict[str, np.ndarray]:
@@ -86,9 +73,8 @@ def check_same(run: Run, other: Run) -> None:
     )
     for name in ("best_epoch", "best_val_dice", "epochs_run", "stopped_early"):
         assert run.record[name] == other.record[name]
-    assert {path.name for path in run.folder.iterdir()} == {
-        path.name for path in other.folder.iterdir()
-    }
+    files, others = ({path.name for path in one.folder.iterdir()} for one in (run, other))
+    assert files == others
     arrays, others = arrays_of(run), arrays_of(other)
     assert arrays.keys() == others.keys()
     for name, array in arrays.items():
@@ -135,13 +121,13 @@ def test_interruptions_change_no_bit_of_what_is_trained(tmp_path, undisturbed):
         ("after", 1, LAST),
         ("after", 1, "run.json"),
     ]:
-        interrupt(tiny_config(), tmp_path / "unet", *point)
-    check_same(train(tiny_config(), TRAIN, VAL, tmp_path / "unet"), undisturbed)
+        interrupt(exact_config(), tmp_path / "unet", *point)
+    check_same(train(exact_config(), TRAIN, VAL, tmp_path / "unet"), undisturbed)
 
 
 @pytest.mark.parametrize("network", ["unetpp", "pix2pix"])
 def test_the_other_networks_survive_likewise(tmp_path, network):
-    config = tiny_config(model=network, model_options=OPTIONS[network], epochs=2, batch_size=4)
+    config = tiny_config(network, epochs=2, augmentation=Augmentation())
     whole = train(config, TRAIN, VAL, tmp_path / "undisturbed")
     interrupt(config, tmp_path / network, "step", 2)
     check_same(train(config, TRAIN, VAL, tmp_path / network), whole)
@@ -149,7 +135,7 @@ def test_the_other_networks_survive_likewise(tmp_path, network):
 
 def test_best_and_patience_are_kept_over_an_interruption(tmp_path):
     # A rate this small changes no pixel, so no epoch after the first is better.
-    config = tiny_config(learning_rate=1e-12, epochs=9, patience=2, batch_size=4)
+    config = exact_config(learning_rate=1e-12, epochs=9, patience=2, batch_size=4)
     interrupt(config, tmp_path / "unet", "step", 3)
 
     run = train(config, TRAIN, VAL, tmp_path / "unet")
@@ -162,12 +148,12 @@ def test_best_and_patience_are_kept_over_an_interruption(tmp_path):
 
 def test_results_later_than_the_checkpoint_are_brought_back_to_it(tmp_path):
     folder = tmp_path / "unet"
-    interrupt(tiny_config(), folder, "step", 3)
+    interrupt(exact_config(), folder, "step", 3)
     weights = (folder / BEST).read_bytes()
     # As if the lost machine had gone on to an epoch that this one does not reach again.
     (folder / ".best-of-epoch-2.npz").write_bytes(b"of a later epoch")
     (folder / "history.csv").write_text("epoch\n1\n2\n")
-    interrupt(tiny_config(), folder, "step", 1)
+    interrupt(exact_config(), folder, "step", 1)
 
     assert (folder / BEST).read_bytes() == weights
     assert not list(folder.glob(f"{WAITING}*"))
@@ -176,7 +162,7 @@ def test_results_later_than_the_checkpoint_are_brought_back_to_it(tmp_path):
 
 def test_between_two_checkpoints_the_history_alone_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 300)
-    interrupt(tiny_config(), tmp_path / "unet", "step", 5)
+    interrupt(exact_config(), tmp_path / "unet", "step", 5)
     assert {path.name for path in (tmp_path / "unet").iterdir()} == {"run.json", "history.csv"}
     assert len(pd.read_csv(tmp_path / "unet" / "history.csv")) == 2
 
@@ -215,7 +201,7 @@ def test_a_drive_that_fails_is_told_at_once_and_costs_nothing_once_it_is_well(
     folder = tmp_path / "drive" / "unet"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StorageError, match=advice):
         fault(patch, folder)
-        train(tiny_config(), TRAIN, VAL, folder)
+        train(exact_config(), TRAIN, VAL, folder)
     if (tmp_path / "away").exists():
         assert not folder.parent.exists()  # nothing was written below the empty mount point
         (tmp_path / "away").rename(folder.parent)
@@ -223,7 +209,7 @@ def test_a_drive_that_fails_is_told_at_once_and_costs_nothing_once_it_is_well(
         assert '"epoch": 1' in str(stored["progress"])
     assert not list(folder.glob(".partial*"))
 
-    run = train(tiny_config(), TRAIN, VAL, folder)
+    run = train(exact_config(), TRAIN, VAL, folder)
 
     assert "Going on after epoch 1." in capsys.readouterr().out
     check_same(run, undisturbed)
@@ -242,20 +228,20 @@ def make_former(run: Run) -> list[np.ndarray]:
 
 def test_a_run_of_an_earlier_version_is_taken_over_and_goes_on(tmp_path, undisturbed):
     folder = tmp_path / "unet"
-    best = make_former(train(tiny_config(epochs=1), TRAIN, VAL, folder))
+    best = make_former(train(exact_config(epochs=1), TRAIN, VAL, folder))
 
-    run = train(tiny_config(epochs=1), TRAIN, VAL, folder)
+    run = train(exact_config(epochs=1), TRAIN, VAL, folder)
 
     for one, other in zip(run.load_model().get_weights(), best, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not (folder / "best.weights.h5").exists()
-    further = train(tiny_config(epochs=2), TRAIN, VAL, folder)
+    further = train(exact_config(epochs=2), TRAIN, VAL, folder)
     assert further.record["epochs_run"] == 2
 
     make_former(further)
     (folder / LAST).unlink()
     with pytest.raises(LungsegError, match=f"Delete the folder {folder} "):
-        train(tiny_config(epochs=2), TRAIN, VAL, folder)
+        train(exact_config(epochs=2), TRAIN, VAL, folder)
 
 
 def test_a_run_that_another_process_trains_is_left_alone(tmp_path, monkeypatch):
@@ -264,7 +250,7 @@ def test_a_run_that_another_process_trains_is_left_alone(tmp_path, monkeypatch):
         storage.hold(tmp_path / "unet", "training of the other notebook"),
         pytest.raises(LockedError, match="by process"),
     ):
-        train(tiny_config(), TRAIN, VAL, tmp_path / "unet")
+        train(exact_config(), TRAIN, VAL, tmp_path / "unet")
     assert not (tmp_path / "unet").exists()
 
 
@@ -275,13 +261,13 @@ def exhausted(*_, **__):
 def test_out_of_memory_says_what_to_lower_and_lowering_it_needs_no_new_name(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(MemoryExhaustedError) as caught:
         patch.setattr(keras.Model, "train_step", exhausted)
-        train(tiny_config(), TRAIN, VAL, tmp_path / "unet")
+        train(exact_config(), TRAIN, VAL, tmp_path / "unet")
     assert "2 images of 32 × 32" in caught.value.rule
     assert "OOM when allocating tensor" in caught.value.received
     assert all(name in caught.value.advice for name in ("BATCH_SIZE (now 2)", "SIZE", "BASE_"))
     assert isinstance(caught.value.__cause__, tf.errors.ResourceExhaustedError)
 
-    run = train(tiny_config(batch_size=1, epochs=1), TRAIN, VAL, tmp_path / "unet")
+    run = train(exact_config(batch_size=1, epochs=1), TRAIN, VAL, tmp_path / "unet")
 
     assert run.config.batch_size == 1
     monkeypatch.setattr(Run, "load_model", lambda self: exhausted)

@@ -12,6 +12,13 @@ import pandas as pd
 from lungseg_utils.preparation.augmentation import NONE
 from lungseg_utils.preparation.cases import Cases
 from lungseg_utils.preparation.imaging import Preprocessing
+from lungseg_utils.training.config import TrainingConfig
+
+TINY = {
+    "unet": {"base_filters": 4, "depth": 1, "normalisation": "batch", "dropout": 0.2},
+    "unetpp": {"base_filters": 2, "depth": 1},
+    "pix2pix": {"base_filters": 1, "discriminator_filters": 1, "depth": 4},
+}
 
 
 def tiny_cases(count: int = 8, size: int = 32, seed: int = 0, split: str = "train") -> Cases:
@@ -37,6 +44,19 @@ def tiny_cases(count: int = 8, size: int = 32, seed: int = 0, split: str = "trai
         }
     )
     return Cases(np.array(images, np.uint8), np.array(masks), index, f"{seed}-{split}-{size}")
+
+
+def tiny_config(model: str = "unet", **changes) -> TrainingConfig:
+    """A training of seconds on cases of 32 pixels."""
+    values = {
+        "size": 32,
+        "model_options": TINY[model],
+        "learning_rate": 0.01,
+        "batch_size": 4,
+        "epochs": 1,
+        "augmentation": NONE,
+    }
+    return TrainingConfig(model, **values | changes)
 
 
 class Darkness:

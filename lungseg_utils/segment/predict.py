@@ -57,15 +57,10 @@ def predict_split(run: Run, cases: Cases, split: str, batch_size: int = 8) -> Pa
     chosen = cases.select(split)
     model = run.load_model()
     probability = np.empty((len(chosen), cases.size, cases.size), np.float16)
-    starts = range(0, len(chosen), batch_size)
-    for start in tqdm(starts, desc=f"Predicting {split}", unit="batch"):
+    for start in tqdm(range(0, len(chosen), batch_size), f"Predicting {split}", unit="batch"):
         images = chosen.images[start : start + batch_size]
         probability[start : start + batch_size] = predict_images(run, model, images)
-    arrays = {
-        "ids": np.array(chosen.ids, dtype=np.str_),
-        "probability": probability,
-        "digest": np.array(digest),
-    }
+    arrays = {"ids": chosen.ids, "probability": probability, "digest": digest}
     return write_atomically(path, lambda temporary: np.savez(temporary, **arrays))
 
 

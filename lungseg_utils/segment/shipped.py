@@ -6,7 +6,6 @@ not for commercial use, no medical device.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungseg_utils.errors import LungsegError, MissingInputError
-from lungseg_utils.files.records import read_json
+from lungseg_utils.files.records import require_record
 from lungseg_utils.models.registry import NETWORKS, build_architecture
 from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.training.weights import assign_weights, read_weights
@@ -90,20 +89,11 @@ def load_shipped(name: str, folder: Path | str = WEIGHTS) -> ShippedRun:
             f"no {'entry for ' + name if record is None else path.name} in {folder}",
             _INSTALL_AGAIN,
         )
-    # What is verified is what is read: the file is opened only once.
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != record["sha256"]:
-        raise LungsegError(
-            f"Shipped weights have the SHA-256 that {INDEX} names.",
-            f"{path}: {found} of {len(content)} bytes, not {record['sha256']} of {record['bytes']}",
-            _INSTALL_AGAIN,
-        )
     try:
-        arrays = read_weights(content)
+        arrays = read_weights(path, record["sha256"])
     except ValueError as error:
         raise LungsegError(
-            "Shipped weights are a whole .npz file of plain numbers.",
+            f"Shipped weights are plain numbers, with the SHA-256 that {INDEX} names.",
             f"{path} ({error})",
             _INSTALL_AGAIN,
         ) from error
@@ -124,16 +114,7 @@ def read_shipped_index(folder: Path) -> dict[str, dict]:
     path = folder / INDEX
     if not path.is_file():
         return {}
-    try:
-        index = read_json(path)
-        for name, entry in index.items():
-            if missing := {"sha256", "bytes", "config"} - set(entry):
-                raise ValueError(f"{name} without {', '.join(sorted(missing))}")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise LungsegError(
-            f"{INDEX} is whole, as it was shipped.", f"{path} ({error})", _INSTALL_AGAIN
-        ) from error
-    return index
+    return require_record(path, (), f"{INDEX} is whole, as it was shipped.", _INSTALL_AGAIN)
 
 
 def check_shipped_name(name: str) -> None:

@@ -65,15 +65,11 @@ class ProgressBar(keras.callbacks.Callback):
     def __init__(self, steps: int, epochs: int, first_epoch: int) -> None:
         super().__init__()
         self.steps, self.epochs, self.first_epoch = steps, epochs, first_epoch
-        self.bar: tqdm | None = None
         self.seen = 0
         self.started = 0.0
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Show the bar."""
         self.bar = tqdm(
-            total=self.steps * self.epochs,
-            initial=self.steps * self.first_epoch,
+            total=steps * epochs,
+            initial=steps * first_epoch,
             desc="Training",
             unit="step",
             mininterval=1.0,
@@ -104,8 +100,7 @@ class ProgressBar(keras.callbacks.Callback):
 
     def close(self) -> None:
         """Close the bar, also when a step raised: `fit` calls no other method then."""
-        if self.bar:
-            self.bar.close()
+        self.bar.close()
 
 
 @dataclass
@@ -241,8 +236,7 @@ def restore_checkpoint(path: Path, model: keras.Model) -> Progress:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             progress = Progress(**json.loads(str(arrays["progress"])))
-            count = sum(name.startswith("variable_") for name in arrays.files)
-            values = [arrays[f"variable_{index}"] for index in range(count)]
+            values = [arrays[name] for name in arrays.files if name.startswith("variable_")]
     except Exception as error:  # zipfile, zlib, NumPy and JSON each have their own
         raise LungsegError(
             "A checkpoint must be whole to be continued.",
@@ -265,8 +259,7 @@ def restore_checkpoint(path: Path, model: keras.Model) -> Progress:
 def write_history(folder: Path, progress: Progress) -> None:
     """Write a row an epoch."""
     table = pd.DataFrame(progress.history)
-    write = partial(table.to_csv, index=False)
-    write_atomically(folder / HISTORY, write, make_folder=False)
+    write_atomically(folder / HISTORY, partial(table.to_csv, index=False), make_folder=False)
 
 
 def _variables(model: keras.Model) -> list:

@@ -17,14 +17,7 @@ CHOICES = {
     "precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     "distribute": ("none", "mirrored"),
 }
-_AT_LEAST = {
-    "size": 16,
-    "batch_size": 1,
-    "epochs": 1,
-    "half_size_epochs": 0,
-    "patience": 1,
-    "seed": 0,
-}
+_LEAST = {"size": 16, "batch_size": 1, "epochs": 1, "half_size_epochs": 0, "patience": 1, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,7 @@ class TrainingConfig:
                     repr(getattr(self, name)),
                     f"Choose one of them for {name}.",
                 )
-        for name, least in _AT_LEAST.items():
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InvalidValueError(
@@ -133,16 +126,14 @@ class TrainingConfig:
         Raises:
             InvalidValueError: A name is unknown.
         """
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
+        if unknown := set(values) - {field.name for field in fields(cls)}:
             raise InvalidValueError(
                 "A training configuration holds known names only.",
                 ", ".join(sorted(unknown)),
                 "Use the version of lungseg_utils that wrote this run.",
             )
-        values = dict(values)
-        if "augmentation" in values:
-            values["augmentation"] = Augmentation.from_dict(values["augmentation"])
-        if "preprocessing" in values:
-            values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
-        return cls(**values)
+        nested = {"augmentation": Augmentation, "preprocessing": Preprocessing}
+        read = {
+            name: kind.from_dict(values[name]) for name, kind in nested.items() if name in values
+        }
+        return cls(**values | read)

@@ -22,12 +22,9 @@ def list_gpus() -> list[str]:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        devices = tf.config.list_physical_devices("GPU")
-        details = [tf.config.experimental.get_device_details(device) for device in devices]
-        return [
-            detail.get("device_name", device.name)
-            for device, detail in zip(devices, details, strict=True)
-        ]
+        gpus = tf.config.list_physical_devices("GPU")
+        details = tf.config.experimental.get_device_details
+        return [details(gpu).get("device_name", gpu.name) for gpu in gpus]
     if keras.backend.backend() == "jax":
         import jax
 
@@ -72,9 +69,8 @@ def _compute_capability() -> tuple[int, int]:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        device = tf.config.list_physical_devices("GPU")[0]
-        details = tf.config.experimental.get_device_details(device)
-        return tuple(details.get("compute_capability", (0, 0)))
+        gpu = tf.config.list_physical_devices("GPU")[0]
+        return tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
     if backend == "jax":
         import jax
 
@@ -141,16 +137,11 @@ def explained_exhaustion(what: str, advice: str) -> Iterator[None]:
     except LungsegError:
         raise
     except Exception as error:
-        if not _is_exhaustion(error):
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if not names & _CLASSES and not any(words in str(error) for words in _WORDS):
             raise
         # The libraries' messages list every buffer; the first line says what was asked for.
         first_line = (str(error).strip().splitlines() or [""])[0][:200]
         raise MemoryExhaustedError(
             f"{what} must fit into memory.", f"{type(error).__name__}: {first_line}", advice
         ) from error
-
-
-def _is_exhaustion(error: BaseException) -> bool:
-    """Whether an error says that memory ran out."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & _CLASSES) or any(words in str(error) for words in _WORDS)

@@ -106,22 +106,27 @@ def train(
         LockedError: Another process trains this run.
     """
     _check_cases(config, train_cases, val_cases)
-    folder = Path(run_folder)
-    with hold(folder, "training"), explained(folder), _explained_exhaustion(config):
-        return _train(config, train_cases, val_cases, folder, overwrite, tensorboard)
+    folder, cases = Path(run_folder), (train_cases, val_cases)
+    size, batch_size = config.size, config.batch_size
+    explained_memory = devices.explained_exhaustion(
+        f"A step of {batch_size} images of {size} × {size} pixels",
+        f"Lower BATCH_SIZE (now {batch_size}) first, then BASE_FILTERS or SIZE (now {size}). A run "
+        "that has finished epochs needs another RUN_NAME for that, or OVERWRITE.",
+    )
+    with hold(folder, "training"), explained(folder), explained_memory:
+        return _train(config, cases, folder, overwrite, tensorboard)
 
 
 def _train(
     config: TrainingConfig,
-    train_cases: Cases,
-    val_cases: Cases,
+    cases: tuple[Cases, Cases],
     folder: Path,
     overwrite: bool,
     tensorboard: bool,
 ) -> Run:
     for place in (folder, folder / HALF_SIZE):
         adopt_former(place)
-    record = _open_record(folder, config, train_cases, val_cases, overwrite)
+    record = _open_record(folder, config, *cases, overwrite)
     remove_partial(folder)
     if record.get("finished") and (folder / BEST).is_file():
         print(f"Run {folder.name} is trained already; its best weights are used.")
@@ -131,17 +136,16 @@ def _train(
         # On disk before the first stage begins, so that a change of parameters is noticed.
         write_json(folder / RECORD, record)
         print(f"First stage, at {config.size // 2} × {config.size // 2}:")
-        halved = train_cases.halved(), val_cases.halved()
+        halved = [part.halved() for part in cases]
         half = train(config.half_size(), *halved, folder / HALF_SIZE)
         record["half_size"] = {name: half.record[name] for name in _OF_HALF_SIZE}
     print(devices.describe_device())
     keras.utils.set_random_seed(config.seed)
-    train_batches = _batches(config, train_cases, train=True)
-    val_batches = _batches(config, val_cases, train=False)
+    batches = _batches(config, *cases)
     # A run goes on in the precision it began with, also when Colab gives it another GPU.
     policy = record.get("dtype_policy") or devices.resolve_precision(config.precision)
     with devices.distribution_scope(config.distribute):
-        model = compile_model(config, steps=len(train_batches), policy=policy)
+        model = compile_model(config, steps=len(batches[0]), policy=policy)
     progress = Progress()
     if (folder / LAST).is_file():
         progress = restore_checkpoint(folder / LAST, model)
@@ -151,11 +155,18 @@ def _train(
         print(f"Going on after epoch {progress.epoch}.")
     elif half:
         model.set_weights(half.load_model().get_weights())
-    record |= {"sources": sorted(set(train_cases.index["source"])), **_environment(policy)}
+    record |= {
+        "sources": sorted(set(cases[0].index["source"])),
+        "versions": versions(),
+        "backend": keras.backend.backend(),
+        "dtype_policy": policy,
+        "gpus": devices.list_gpus(),
+        "git_commit": git_commit(),
+    }
     write_json(folder / RECORD, record)
     if progress.epoch < config.epochs and not progress.stopped_early:
         keeper = Checkpointing(folder, progress, config.epochs, config.patience)
-        _fit(model, config, train_batches, val_batches, keeper, tensorboard)
+        _fit(model, config, batches, keeper, _tensorboard(folder) if tensorboard else [])
     record |= {
         "finished": _now(),
         "epochs_run": progress.epoch,
@@ -193,11 +204,11 @@ def compile_model(config: TrainingConfig, steps: int, policy: str = "float32") -
 def _fit(
     model: keras.Model,
     config: TrainingConfig,
-    train_batches: CaseBatches,
-    val_batches: CaseBatches,
+    batches: tuple[CaseBatches, CaseBatches],
     keeper: Checkpointing,
-    tensorboard: bool,
+    more: list[keras.callbacks.Callback],
 ) -> None:
+    train_batches, val_batches = batches
     first_epoch = keeper.progress.epoch
     # Under MirroredStrategy, Keras' workers draw on past an epoch's end, before the next is set.
     workers = 1 if config.distribute == "mirrored" else 2
@@ -211,24 +222,9 @@ def _fit(
             shuffle=False,
             initial_epoch=first_epoch,
             epochs=config.epochs,
-            callbacks=[
-                EpochClock(dataset),
-                DivergenceGuard(),
-                bar,
-                keeper,
-                *_tensorboard(keeper.folder, tensorboard),
-            ],
+            callbacks=[EpochClock(dataset), DivergenceGuard(), bar, keeper, *more],
             verbose=0,
         )
-
-
-def _explained_exhaustion(config: TrainingConfig) -> contextlib.AbstractContextManager:
-    size, batch_size = config.size, config.batch_size
-    return devices.explained_exhaustion(
-        f"A step of {batch_size} images of {size} × {size} pixels",
-        f"Lower BATCH_SIZE (now {batch_size}) first, then BASE_FILTERS or SIZE (now {size}). A run "
-        "that has finished epochs needs another RUN_NAME for that, or OVERWRITE.",
-    )
 
 
 def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
@@ -242,14 +238,11 @@ def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer
     return optimizer
 
 
-def _batches(config: TrainingConfig, cases: Cases, train: bool) -> CaseBatches:
-    return CaseBatches(
-        cases,
-        config.batch_size,
-        augmentation=config.augmentation if train else NONE,
-        preprocessing=config.preprocessing,
-        seed=config.seed,
-        shuffle=train,
+def _batches(config: TrainingConfig, train: Cases, val: Cases) -> tuple[CaseBatches, CaseBatches]:
+    size, preprocessing, seed = config.batch_size, config.preprocessing, config.seed
+    return (
+        CaseBatches(train, size, config.augmentation, preprocessing, seed, shuffle=True),
+        CaseBatches(val, size, NONE, preprocessing, seed, shuffle=False),
     )
 
 
@@ -309,23 +302,11 @@ def _check_cases(config: TrainingConfig, train: Cases, val: Cases) -> None:
             )
 
 
-def _tensorboard(folder: Path, wanted: bool) -> list[keras.callbacks.Callback]:
-    if not wanted:
-        return []
+def _tensorboard(folder: Path) -> list[keras.callbacks.Callback]:
     if importlib.util.find_spec("tensorboard") is None:
         print("TensorBoard is not installed: no log is written. `pip install tensorboard` adds it.")
         return []
     return [keras.callbacks.TensorBoard(log_dir=str(folder / "tensorboard"))]
-
-
-def _environment(policy: str) -> dict:
-    return {
-        "versions": versions(),
-        "backend": keras.backend.backend(),
-        "dtype_policy": policy,
-        "gpus": devices.list_gpus(),
-        "git_commit": git_commit(),
-    }
 
 
 def _now() -> str:

@@ -5,6 +5,7 @@ A file of weights is a NumPy archive (`.npz`) without pickles, so that nothing i
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,19 +49,26 @@ def save_weights(path: Path, weights: Mapping[str, np.ndarray]) -> Path:
     return write_atomically(path, write, make_folder=False)
 
 
-def read_weights(content: bytes) -> dict[str, np.ndarray]:
-    """Read the content of a file of weights. Nothing in it is executed.
+def read_weights(path: Path, sha256: str | None = None) -> dict[str, np.ndarray]:
+    """Read a file of weights. Nothing in it is executed.
 
     Args:
-        content: Of a `.npz` file.
+        path: The `.npz` file.
+        sha256: What its bytes must have, if that is known.
 
     Returns:
         Arrays by their names, finite, float16 or float32.
 
     Raises:
-        ValueError: The file is truncated or damaged, of another kind, would unpack to much more
+        OSError: The file is gone.
+        ValueError: The file is truncated or altered, of another kind, would unpack to much more
             than its own size, or holds anything but finite numbers; says which.
     """
+    # What is verified is what is read: the file is opened only once.
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 not in (None, found):
+        raise ValueError(f"SHA-256 {found} of {len(content):,} bytes, not {sha256}")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             size = sum(entry.file_size for entry in arrays.zip.infolist())
