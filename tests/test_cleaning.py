@@ -69,14 +69,6 @@ def test_threshold_is_otsus():
     assert cleaned.threshold == pytest.approx(threshold_otsu(picture), abs=1)
 
 
-def test_colour_becomes_grey_and_every_step_is_square():
-    picture = np.stack([disc()] * 3, axis=2)[:, :90]
-    cleaned = clean_image(picture, size=64)
-    for step in (cleaned.original_grey, cleaned.denoised, cleaned.mask, cleaned.masked):
-        assert step.shape == (64, 64) and step.dtype == np.uint8
-    assert set(np.unique(cleaned.mask)) == {0, 1}
-
-
 def test_denoising_lowers_the_noise():
     noisy = np.random.default_rng(1).integers(90, 110, (64, 64)).astype(np.uint8)
     cleaned = clean_image(noisy, size=64, sigma=2.0)

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungseg_utils.errors import LungsegError
 from lungseg_utils.models.losses import (
     DiceCoefficient,
     bce_dice_loss,
@@ -54,15 +53,6 @@ def test_a_false_prediction_on_an_empty_mask_loses_more_the_larger_it_is(loss):
     prediction[0, :2, :2], prediction[1, :4, :4], prediction[2] = 0.9, 0.9, 0.9
     losses = values(loss(truth, prediction))
     assert 0 < losses[0] < losses[1] < losses[2]
-
-
-def test_every_image_counts_the_same_whatever_the_size_of_its_lung():
-    truth = np.zeros((2, 64, 64, 1), "float32")
-    truth[0, :2, :2], truth[1, :60, :60] = 1, 1
-    found_large = truth.copy()
-    found_large[0] = 0
-    # Over the whole batch, as Keras takes it by default, the lost small lung would not show.
-    assert 0.39 < float(np.mean(values(dice_loss(truth, found_large)))) < 0.41
 
 
 @pytest.mark.parametrize("loss", [dice_loss, bce_loss, bce_dice_loss])
@@ -118,5 +108,3 @@ def test_get_loss():
     assert get_loss("dice") is dice_loss
     assert get_loss("bce") is bce_loss
     assert get_loss("bce_dice") is bce_dice_loss
-    with pytest.raises(LungsegError, match="dice, bce, bce_dice"):
-        get_loss("focal")

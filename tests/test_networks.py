@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.models.losses import bce_dice_loss
+from lungseg_utils.models.losses import DiceCoefficient, bce_dice_loss
 from lungseg_utils.models.registry import NETWORKS, build_model, model_options
 from lungseg_utils.training.devices import dtype_policy
 from tests.networks import check_probability, dice_of, predict, tiny_arrays
@@ -44,6 +44,20 @@ def test_learns_one_image_by_heart(name, rate, options):
     model = compiled(tiny(name, **options), rate)
     model.fit(x.repeat(60, 0), y.repeat(60, 0), batch_size=1, verbose=0)
     assert dice_of(model, x, y) > 0.95
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_compiled_by_xla_is_the_step_without(name):
+    """Keras turns XLA on by itself on a GPU and off on a CPU: this keeps the GPU's path honest."""
+    losses = []
+    for options in ({"jit_compile": True}, {"jit_compile": False, "run_eagerly": True}):
+        keras.utils.set_random_seed(0)
+        model = tiny(name, base_filters=2, **{"depth": 1} if name == "unet" else {})
+        compiled(model, 1e-3, metrics=[DiceCoefficient()], **options)
+        steps = [model.train_on_batch(*tiny_arrays(2), return_dict=True) for _ in range(2)]
+        losses.append([step["loss"] for step in steps])
+    assert np.isfinite(losses).all()
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

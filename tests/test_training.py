@@ -6,32 +6,34 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import keras
 import numpy as np
 import pytest
 
-from lungseg_utils.errors import (
-    LungsegError,
-    MissingInputError,
-    StaleOutputError,
-    TrainingDivergedError,
-)
+from lungseg_utils import errors
+from lungseg_utils.bundle import pair_bundle
 from lungseg_utils.models import registry
+from lungseg_utils.phantom.sets import write_phantom_bundle
+from lungseg_utils.preparation.arrays import load_prepared, prepare
 from lungseg_utils.preparation.augmentation import Augmentation
 from lungseg_utils.preparation.batches import CaseBatches
 from lungseg_utils.preparation.imaging import Preprocessing
-from lungseg_utils.segment.predict import load_predictions, predict_split, predictions_path
+from lungseg_utils.segment.predict import check_predictions, load_predictions, predict_split
 from lungseg_utils.training import devices
 from lungseg_utils.training.callbacks import EpochClock
-from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.training.runs import LAST, load_run, stage_histories
 from lungseg_utils.training.train import BatchDataset, compile_model, train
+from lungseg_utils.workspace import Workspace
 from tests.tiny import step_by_step, tiny_cases, tiny_config
 
 TRAIN, VAL = tiny_cases(8, seed=0), tiny_cases(4, seed=1, split="val")
-LARGER = tiny_cases(8, size=64), tiny_cases(4, size=64, seed=1, split="val")
 MORE = tiny_cases(12)  # six batches of two, more than Keras' queue of four holds
+# Before a batch normalisation a bias has no gradient but rounding errors, which Adam blows up to
+# full steps: there is none.
+PLAIN = {"model_options": {"base_filters": 4, "depth": 1}, "augmentation": Augmentation()}
+two_device_config = partial(tiny_config, batch_size=2, **PLAIN)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -64,21 +66,21 @@ def test_training_learns_and_records_what_it_did(trained):
 
 
 def test_the_first_stage_is_a_training_at_half_the_size_that_the_second_goes_on_from(tmp_path):
-    config = tiny_config(size=64, half_size_epochs=6, half_size_learning_rate=0.01)
-    run = train(config, *LARGER, tmp_path / "unet")
+    config = tiny_config(half_size_epochs=6, half_size_learning_rate=0.01)
+    run = train(config, TRAIN, VAL, tmp_path / "unet")
 
     half = load_run(run.folder / "half_size")
-    assert (half.config.size, half.config.epochs, half.record["epochs_run"]) == (32, 6, 6)
+    assert (half.config.size, half.config.epochs, half.record["epochs_run"]) == (16, 6, 6)
     assert run.record["half_size"]["best_val_dice"] == half.record["best_val_dice"]
     drawn = stage_histories([run])
     assert list(drawn) == ["at half the size", "at full size"]
     assert [len(histories["unet"]) for histories in drawn.values()] == [6, 1]
-    alone = train(replace(config, half_size_epochs=0), *LARGER, tmp_path / "alone")
+    alone = train(replace(config, half_size_epochs=0), TRAIN, VAL, tmp_path / "alone")
     assert run.history["loss"][0] < 0.8 * alone.history["loss"][0]
 
     # The second stage goes on without the first.
     shutil.rmtree(run.folder / "half_size")
-    raised = train(replace(config, epochs=2), *LARGER, run.folder)
+    raised = train(replace(config, epochs=2), TRAIN, VAL, run.folder)
     assert raised.record["epochs_run"] == 2
     assert raised.record["half_size"] == run.record["half_size"]
 
@@ -88,14 +90,14 @@ def test_an_interrupted_first_stage_goes_on_and_notices_other_parameters(tmp_pat
         if epoch == 1:
             raise KeyboardInterrupt
 
-    config = tiny_config(size=64, half_size_epochs=2)
+    config = tiny_config(half_size_epochs=2)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(EpochClock, "on_epoch_begin", break_in)
-        train(config, *LARGER, tmp_path / "unet")
+        train(config, TRAIN, VAL, tmp_path / "unet")
 
-    with pytest.raises(StaleOutputError, match="seed was 0, now 1"):
-        train(replace(config, seed=1), *LARGER, tmp_path / "unet")
-    assert train(config, *LARGER, tmp_path / "unet").record["half_size"]["epochs_run"] == 2
+    with pytest.raises(errors.StaleOutputError, match="seed was 0, now 1"):
+        train(replace(config, seed=1), TRAIN, VAL, tmp_path / "unet")
+    assert train(config, TRAIN, VAL, tmp_path / "unet").record["half_size"]["epochs_run"] == 2
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -109,15 +111,17 @@ def test_finished_run_is_not_trained_again(trained, capsys, overwrite):
     assert "trained already" in capsys.readouterr().out
 
 
-def test_raised_epochs_go_on_and_lowered_ones_are_refused(tmp_path):
+def test_raised_epochs_go_on_and_lowered_ones_are_refused_unless_overwritten(tmp_path):
     train(tiny_config(), TRAIN, VAL, tmp_path / "unet")
 
     longer = train(tiny_config(epochs=2), TRAIN, VAL, tmp_path / "unet")
 
     assert list(longer.history["epoch"]) == [1, 2]
     assert longer.record["epochs_raised_after"] == [1]
-    with pytest.raises(StaleOutputError, match="EPOCHS was 2, now 1"):
+    with pytest.raises(errors.StaleOutputError, match="EPOCHS was 2, now 1"):
         train(tiny_config(), TRAIN, VAL, tmp_path / "unet")
+    run = train(tiny_config(seed=5), TRAIN, VAL, tmp_path / "unet", overwrite=True)
+    assert (run.config.seed, len(run.history)) == (5, 1)
 
 
 @pytest.mark.parametrize(
@@ -130,19 +134,10 @@ def test_raised_epochs_go_on_and_lowered_ones_are_refused(tmp_path):
     ],
 )
 def test_changed_parameters_never_reuse_a_run(trained, changes, named):
-    with pytest.raises(StaleOutputError, match=re.escape(named)):
+    with pytest.raises(errors.StaleOutputError, match=re.escape(named)):
         train(tiny_config(epochs=8, **changes), TRAIN, VAL, trained.folder)
-    with pytest.raises(StaleOutputError, match="train_digest"):
+    with pytest.raises(errors.StaleOutputError, match="train_digest"):
         train(trained.config, tiny_cases(8, seed=9), VAL, trained.folder)
-
-
-def test_overwrite_starts_anew(tmp_path):
-    train(tiny_config(), TRAIN, VAL, tmp_path / "unet")
-
-    run = train(tiny_config(seed=5), TRAIN, VAL, tmp_path / "unet", overwrite=True)
-
-    assert run.config.seed == 5
-    assert len(run.history) == 1
 
 
 def test_divergence_stops_with_an_error_that_says_what_to_do(tmp_path, monkeypatch):
@@ -151,13 +146,13 @@ def test_divergence_stops_with_an_error_that_says_what_to_do(tmp_path, monkeypat
 
     monkeypatch.setattr("lungseg_utils.training.train.get_loss", lambda name: broken_loss)
 
-    with pytest.raises(TrainingDivergedError, match="LEARNING_RATE"):
+    with pytest.raises(errors.TrainingDivergedError, match="LEARNING_RATE"):
         train(tiny_config(), TRAIN, VAL, tmp_path / "unet")
     assert not (tmp_path / "unet" / "best.npz").exists()
 
 
 def test_cases_of_another_size_are_refused(tmp_path):
-    with pytest.raises(LungsegError, match="03_preprocess_and_stitch"):
+    with pytest.raises(errors.LungsegError, match="03_preprocess_and_stitch"):
         train(tiny_config(size=64), TRAIN, VAL, tmp_path / "unet")
     assert not (tmp_path / "unet").exists()
 
@@ -226,7 +221,7 @@ tf.distribute.MirroredStrategy = lambda devices: strategy
 from tests.test_training import MORE, VAL, two_device_config
 from lungseg_utils.training.train import train
 for epochs in (1, 3):  # the second call must change its batches between two epochs
-    train(two_device_config("mirrored", epochs), MORE, VAL, sys.argv[1])
+    train(two_device_config(distribute="mirrored", epochs=epochs), MORE, VAL, sys.argv[1])
 assert strategy.num_replicas_in_sync == 2
 """
     command = [sys.executable, "-c", script, str(tmp_path / "two")]
@@ -234,29 +229,16 @@ assert strategy.num_replicas_in_sync == 2
     assert result.returncode == 0, result.stderr
     two = load_run(tmp_path / "two").history
 
-    one = train(two_device_config("none", 3), MORE, VAL, tmp_path / "one").history
+    one = train(two_device_config(epochs=3), MORE, VAL, tmp_path / "one").history
 
     assert list(two["epoch"]) == [1, 2, 3]
     np.testing.assert_allclose(two[["loss", "val_loss"]], one[["loss", "val_loss"]], rtol=1e-3)
 
 
-def two_device_config(distribute: str, epochs: int) -> TrainingConfig:
-    # Before a batch normalisation a bias has no gradient but rounding errors, which Adam blows up
-    # to full steps: there is none.
-    options = {"base_filters": 4, "depth": 1}
-    return tiny_config(
-        distribute=distribute,
-        epochs=epochs,
-        model_options=options,
-        batch_size=2,
-        augmentation=Augmentation(),
-    )
-
-
 def test_prediction_file_follows_the_run_and_is_not_made_twice(trained):
     path = predict_split(trained, VAL, "val", batch_size=3)
     first = path.stat().st_mtime_ns
-    assert path == predictions_path(trained.folder, "val")
+    assert path == trained.folder / "predictions" / "val.npz"
 
     ids, probability = load_predictions(trained.folder, "val")
     expected = trained.load_model().predict(VAL.images[..., None] / 255.0, verbose=0)[..., 0]
@@ -265,7 +247,7 @@ def test_prediction_file_follows_the_run_and_is_not_made_twice(trained):
     predict_split(trained, VAL, "val")
     assert path.stat().st_mtime_ns == first
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(LungsegError, match=r"val\.npz(.|\n)*Delete the file"):
+    with pytest.raises(errors.LungsegError, match=r"val\.npz(.|\n)*Delete the file"):
         load_predictions(trained.folder, "val")
     predict_split(trained, VAL, "val")
     np.testing.assert_allclose(load_predictions(trained.folder, "val")[1], expected, atol=1e-3)
@@ -283,9 +265,9 @@ def test_preprocessing_of_the_run_is_replayed(tmp_path):
 
 
 def test_missing_run_and_missing_predictions_name_the_notebook(tmp_path, trained):
-    with pytest.raises(MissingInputError, match="05_train_unetpp"):
+    with pytest.raises(errors.MissingInputError, match="05_train_unetpp"):
         load_run(tmp_path / "unetpp")
-    with pytest.raises(MissingInputError, match="04_train_unet"):
+    with pytest.raises(errors.MissingInputError, match="04_train_unet"):
         load_predictions(trained.folder, "test")
 
 
@@ -295,10 +277,10 @@ def test_a_damaged_run_is_mended_as_its_errors_advise(tmp_path):
     run.best_weights.write_bytes(run.best_weights.read_bytes()[:500])
     (folder / "run.json").write_text("{")
 
-    with pytest.raises(LungsegError, match=r"best\.npz \(SHA-256") as weights:
+    with pytest.raises(errors.LungsegError, match=r"best\.npz \(SHA-256") as weights:
         run.load_model()
     for overwrite in (False, True):
-        with pytest.raises(LungsegError, match=r"run\.json \(JSONDecodeError") as record:
+        with pytest.raises(errors.LungsegError, match=r"run\.json \(JSONDecodeError") as record:
             train(config, TRAIN, VAL, folder, overwrite)
     assert weights.value.advice == record.value.advice
     assert record.value.advice.startswith(f"Delete the folder {folder} ")
@@ -321,7 +303,7 @@ def test_a_run_with_a_damaged_checkpoint_starts_anew_without_it(tmp_path):
     }
     for said, damage in damages.items():
         damage()
-        with pytest.raises(LungsegError, match=said):
+        with pytest.raises(errors.LungsegError, match=said):
             train(tiny_config(epochs=2), TRAIN, VAL, run.folder, overwrite=True)
 
     last.unlink()
@@ -332,15 +314,11 @@ def test_a_run_with_a_damaged_checkpoint_starts_anew_without_it(tmp_path):
 def test_tensorboard_writes_into_the_run_where_it_is_installed(
     tmp_path, monkeypatch, capsys, installed
 ):
-    made = []
-
-    class Recording(keras.callbacks.Callback):
-        def __init__(self, log_dir):
-            super().__init__()
-            made.append(log_dir)
-
+    made, silent = [], keras.callbacks.Callback()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed or None)
-    monkeypatch.setattr(keras.callbacks, "TensorBoard", Recording)
+    monkeypatch.setattr(
+        keras.callbacks, "TensorBoard", lambda log_dir: made.append(log_dir) or silent
+    )
 
     train(tiny_config(), TRAIN, VAL, tmp_path / "unet", tensorboard=True)
 
@@ -356,3 +334,27 @@ def test_run_with_a_pretrained_encoder_loads_without_its_file(tmp_path, monkeypa
     registry.build_architecture("unetpp", 64, {"encoder": "vgg16", "encoder_weights": "gone.h5"})
 
     assert asked == [{"encoder": "vgg16"}]
+
+
+def test_predictions_of_other_weights_or_other_xrays_are_not_scored(tmp_path):
+    workspace = Workspace(tmp_path, tmp_path / "scratch")
+    bundle = write_phantom_bundle(tmp_path / "bundle", count=8, size=64, unlabelled=2)
+    for size in (32, 64):
+        prepare(pair_bundle(bundle), workspace, size)
+    cases = load_prepared(workspace, 32)
+    run = train(tiny_config(), cases.select("train"), cases.select("val"), workspace.run("unet"))
+    predict_split(run, cases, "test")
+    check_predictions(workspace, run, "test", 64)
+
+    weights = run.best_weights.read_bytes()
+    run.best_weights.write_bytes(weights + b"later")
+    with pytest.raises(errors.StaleOutputError, match="older than the best weights"):
+        check_predictions(workspace, run, "test", 64)
+    run.best_weights.write_bytes(weights)
+
+    # The same ids, but other X-rays.
+    other = write_phantom_bundle(tmp_path / "other", count=8, seed=1, size=64, unlabelled=2)
+    for size, said in ((64, "X-rays of one size"), (32, "04_train_unet")):
+        prepare(pair_bundle(other), workspace, size, overwrite=True)
+        with pytest.raises(errors.StaleOutputError, match=said):
+            check_predictions(workspace, run, "test", 64)
