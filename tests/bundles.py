@@ -103,3 +103,9 @@ def failing(error: Exception) -> Callable:
         raise error
 
     return fail
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    """The content of each file below a folder, by its name relative to it."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from bundles import read_tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -41,14 +42,6 @@ def write_zip_of(path: Path, entries: list[tuple[str, bytes, int]]) -> Path:
     return path
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 def assert_refused(archive: Path, words: str, kind: type[LungsegError] = DownloadError) -> str:
     """What was received; nothing lies beside the archive that did not before."""
     before = sorted(archive.parent.rglob("*"))
@@ -67,7 +60,7 @@ def test_files_and_folders_come_out_as_they_went_in(tmp_path: Path, compression:
         "inner.zip": inner,  # stays packed
     }
     unpack_zip(write_zip(tmp_path / "a.zip", files, compression), tmp_path / "out")
-    assert tree(tmp_path / "out") == files
+    assert read_tree(tmp_path / "out") == files
 
 
 @pytest.mark.parametrize(
@@ -86,7 +79,6 @@ def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: str):
 @pytest.mark.parametrize(
     "names",
     [
-        ("masks/a.png", "masks/a.png"),
         ("masks/a.png", "./masks//a.png"),
         ("masks/a.png", "Masks/A.PNG"),
         ("caf\u00e9", "cafe\u0301"),
@@ -116,7 +108,7 @@ def test_a_ratio_that_only_bombs_have_is_refused(tmp_path: Path, monkeypatch):
     # A file of zeros among images that do not shrink is no bomb.
     noise = ZEROS | {"noise": np.random.default_rng(0).bytes(20_000)}
     unpack_zip(write_zip(tmp_path / "b.zip", noise), tmp_path / "out")
-    assert tree(tmp_path / "out") == noise
+    assert read_tree(tmp_path / "out") == noise
 
 
 def test_a_bomb_whose_files_share_their_bytes_is_refused(tmp_path: Path, monkeypatch):
@@ -185,15 +177,15 @@ def test_whatever_an_archive_holds_nothing_outside_its_folder_changes(
     if target == "full":
         (out / "a").write_text("mine")
     archive = write_zip_of(place / "a.zip", entries)
-    before = tree(place)
+    before = read_tree(place)
     try:
         unpack_zip(archive, out)
     except DownloadError:
-        assert tree(place) == before
+        assert read_tree(place) == before
     else:
         assert target in {"absent", "empty"}
         # As the archive has it, up to what "./" and "//" add to a name.
         files = {Path(name).as_posix(): data for name, data, _ in entries if name[-1] != "/"}
-        assert tree(out) == files
-        assert {f"out/{name}": data for name, data in files.items()} | before == tree(place)
+        assert read_tree(out) == files
+        assert {f"out/{name}": data for name, data in files.items()} | before == read_tree(place)
     assert {path.name for path in place.iterdir()} <= {"a.zip", "out", "outside"}

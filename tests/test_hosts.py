@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from bundles import read_tree
 from misbehaving_server import Answer, MisbehavingServer, Served
 
 from lungseg_utils.acquire.hosts import ARCHIVE_NAME, download_mendeley
@@ -41,24 +42,8 @@ def pack(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def under(top: str, files: dict[str, bytes]) -> dict[str, bytes]:
-    return {f"{top}/{name}": content for name, content in files.items()}
-
-
-def inner(name: str) -> bytes:
-    return pack({path: content for path, content in PLAIN.items() if path.startswith(name)})
-
-
-def with_suffixes(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {
-        name.replace(".png", "_mask.PNG" if "/mask/" in name else ".PNG"): content
-        for name, content in files.items()
-    }
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+def of_set(name: str) -> dict[str, bytes]:
+    return {path: content for path, content in PLAIN.items() if path.startswith(name)}
 
 
 @pytest.fixture
@@ -83,16 +68,17 @@ def fetch(server: MisbehavingServer, tmp_path: Path):
     "files",
     [
         PLAIN,
-        under(TOP, PLAIN),
-        with_suffixes(PLAIN),
+        {f"{TOP}/{name}": content for name, content in PLAIN.items()},
+        {
+            name.replace(".png", "_mask.PNG" if "/mask/" in name else ".PNG"): content
+            for name, content in PLAIN.items()
+        },
         # The masks of Shenzhen as Kaggle names them, in one folder with the images.
         {
-            f"Set/{name.split('/')[1]}": content
-            for name, content in BUNDLE.items()
-            if "MCU" not in name
-        }
-        | {name: content for name, content in PLAIN.items() if "MCU" in name},
-        {f"{TOP}/Shenzhen.zip": inner("Shenzhen"), f"{TOP}/Montgomery.zip": inner("Montgomery")},
+            name.replace("CXR_png", "Set").replace("masks/C", "Set/C"): BUNDLE[name]
+            for name in BUNDLE
+        },
+        {f"{TOP}/{name}.zip": pack(of_set(name)) for name in ("Shenzhen", "Montgomery")},
     ],
     ids=["plain", "below a folder", "suffixes", "one folder", "archives inside"],
 )
@@ -104,7 +90,7 @@ def test_two_sets_come_in_the_bundle_s_layout(fetch, files, tmp_path: Path):
         "readme.txt": b"text",
     }
     assert fetch({**others, **files}) == []
-    assert tree(tmp_path / "raw") == BUNDLE
+    assert read_tree(tmp_path / "raw") == BUNDLE
     assert [path.name for path in (tmp_path / "downloads").iterdir()] == [ARCHIVE_NAME]
     pairing = pair_bundle(tmp_path / "raw", CASES)
     assert [pair.case.image_id for pair in pairing.pairs] == list(IDS)
@@ -115,32 +101,27 @@ def test_what_is_not_found_is_listed(fetch, tmp_path: Path, capsys):
     del (files := dict(PLAIN))["Shenzhen/mask/CHNCXR_0002_0.png"]
     assert fetch(files) == ["masks/CHNCXR_0002_0_mask.png"]
     assert "Not in the archive (1): masks/CHNCXR_0002_0_mask" in capsys.readouterr().out
-    assert len(tree(tmp_path / "raw")) == 5
+    assert len(read_tree(tmp_path / "raw")) == 5
 
 
-def test_the_archive_is_fetched_once(fetch, server, tmp_path: Path):
-    for _ in range(2):
-        fetch(PLAIN)
-    assert tree(tmp_path / "raw") == BUNDLE
-    assert len(server.asked("/cache.zip")) == 1
-
-
-def test_a_damaged_archive_is_not_kept(fetch, tmp_path: Path):
+def test_a_whole_archive_is_fetched_once_and_a_damaged_one_not_kept(fetch, server, tmp_path: Path):
     archive = tmp_path / "downloads" / ARCHIVE_NAME
     archive.parent.mkdir()
     archive.write_bytes(pack(PLAIN)[:-30])
     with pytest.raises(DownloadError, match="whole zip file"):
         fetch(PLAIN)
-    assert tree(tmp_path / "raw") == {}
-    fetch(PLAIN)
-    assert tree(tmp_path / "raw") == BUNDLE
+    assert read_tree(tmp_path / "raw") == {}
+    for _ in range(2):
+        fetch(PLAIN)
+        assert read_tree(tmp_path / "raw") == BUNDLE
+    assert len(server.asked("/cache.zip")) == 1
 
 
 def test_another_layout_is_told_and_the_archive_kept(fetch, tmp_path: Path):
     with pytest.raises(DownloadError, match=r"renamed/1\.png"):
         fetch({"renamed/1.png": b"image"})
     assert (tmp_path / "downloads" / ARCHIVE_NAME).is_file()
-    assert tree(tmp_path / "raw") == {}
+    assert read_tree(tmp_path / "raw") == {}
 
 
 def test_a_refusal_says_where_to_put_the_archive(fetch, server, tmp_path: Path):
@@ -149,6 +130,3 @@ def test_a_refusal_says_where_to_put_the_archive(fetch, server, tmp_path: Path):
         fetch(PLAIN)
     assert str(tmp_path / "downloads" / ARCHIVE_NAME) in caught.value.advice
     assert "doi.org/10.17632/8gf9vpkhgy.2" in caught.value.advice
-    (tmp_path / "downloads" / ARCHIVE_NAME).write_bytes(pack(PLAIN))
-    fetch(PLAIN)
-    assert tree(tmp_path / "raw") == BUNDLE

@@ -79,6 +79,18 @@ def ranges(server: MisbehavingServer) -> list[str | None]:
     return [asked.headers.get("Range") for asked in server.requests]
 
 
+def assert_fetched(
+    server: MisbehavingServer,
+    target: Path,
+    asked: list[str | None] | None = None,
+    content: bytes = CONTENT,
+) -> None:
+    """A call brings the whole file, and these ranges have been asked for by then."""
+    fetch(server, target)
+    assert_whole(target, content)
+    assert asked is None or ranges(server) == asked
+
+
 # --- a good server
 
 
@@ -97,8 +109,7 @@ def test_a_file_that_is_there_is_not_asked_for_and_a_record_left_beside_it_goes(
     target.parent.mkdir()
     target.write_bytes(b"whole")
     target.with_name("x.png.part.json").write_text("{}")
-    fetch(server, target)
-    assert_whole(target, b"whole")
+    assert_fetched(server, target, content=b"whole")
     assert server.requests == []
 
 
@@ -116,9 +127,7 @@ def test_the_caller_s_session_stays_as_it_is(server, target: Path):
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_broken_download_goes_on_where_it_stopped(server, target: Path, chunked: bool, waits):
     server.script(PATH, Answer(break_after=100_000, chunked=chunked), Answer(break_after=50_000))
-    fetch(server, target)
-    assert_whole(target)
-    assert ranges(server) == [None, "bytes=100000-", "bytes=150000-"]
+    assert_fetched(server, target, [None, "bytes=100000-", "bytes=150000-"])
     assert [asked.status for asked in server.requests] == [200, 206, 206]
     assert [asked.sent for asked in server.requests] == [100_000, 50_000, 150_000]
     assert [asked.headers.get("If-Range") for asked in server.requests] == [None, '"1"', '"1"']
@@ -135,9 +144,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server, target: Path, chunke
 )
 def test_what_comes_in_place_of_the_rest(server, target: Path, second: Answer, third_range: list):
     server.script(PATH, Answer(break_after=100_000), second)
-    fetch(server, target)
-    assert_whole(target)
-    assert ranges(server) == [None, "bytes=100000-", *third_range]
+    assert_fetched(server, target, [None, "bytes=100000-", *third_range])
 
 
 def test_a_server_that_breaks_forever_is_given_up_and_continued_later(server, target, waits):
@@ -150,8 +157,7 @@ def test_a_server_that_breaks_forever_is_given_up_and_continued_later(server, ta
     # At once, then doubled each time, and up to a second more.
     assert [int(np.log2(wait)) for wait in waits] == [1, 2, 3, 4]
     del server.always[PATH]
-    fetch(server, target)
-    assert_whole(target)
+    assert_fetched(server, target)
     assert ranges(server)[-1] == "bytes=6000-"
 
 
@@ -177,9 +183,7 @@ def test_a_length_that_is_never_reached_ends(server, target: Path, validators: d
 def test_a_silent_server_is_left_and_the_rest_fetched(server, target, after: int, monkeypatch):
     monkeypatch.setattr(http, "_LIMITS", (1, 0.1))
     server.script(PATH, Answer(stall_after=after))
-    fetch(server, target)
-    assert_whole(target)
-    assert ranges(server) == [None, f"bytes={after}-" if after else None]
+    assert_fetched(server, target, [None, f"bytes={after}-" if after else None])
 
 
 # --- changed content
@@ -201,8 +205,7 @@ def test_a_silent_server_is_left_and_the_rest_fetched(server, target, after: int
 def test_content_that_changes_between_two_ranges_is_not_mixed(server, target, first, second):
     server.files[PATH] = first
     server.script(PATH, Answer(break_after=100_000), Answer(served=second))
-    fetch(server, target)
-    assert_whole(target, second.content)
+    assert_fetched(server, target, content=second.content)
     assert ranges(server)[:2] == [None, "bytes=100000-"]
 
 
@@ -212,9 +215,7 @@ def test_a_part_without_its_record_is_not_continued(server, target: Path, record
     target.with_name("x.png.part").write_bytes(b"from somewhere")
     if record is not None:
         target.with_name("x.png.part.json").write_bytes(record)
-    fetch(server, target)
-    assert_whole(target)
-    assert ranges(server) == [None]
+    assert_fetched(server, target, [None])
 
 
 # --- refusals
@@ -229,8 +230,7 @@ def test_the_server_s_wait_is_honoured(server, target: Path, status: int, waits)
         Answer(status=status, headers={"Retry-After": in_two_minutes}),
         Answer(status=status),
     )
-    fetch(server, target)
-    assert_whole(target)
+    assert_fetched(server, target)
     assert waits[0] == 77
     assert 115 < waits[1] <= 120
     assert 4 <= waits[2] <= 5
@@ -244,6 +244,8 @@ def test_the_server_s_wait_is_honoured(server, target: Path, status: int, waits)
         *((Answer(status=code), 6, DownloadError, f"{code} ") for code in (503, 408)),
         (Answer(status=429, headers={"Retry-After": "7200"}), 1, DownloadError, "after 7200"),
         (Answer(status=503, headers={"Retry-After": "soon"}), 1, DownloadError, "soon"),
+        (Answer(status=302, headers={"Location": PATH}), 11, DownloadError, "redirects"),
+        (Answer(status=302, headers={"Location": "ftp://x/y"}), 1, DownloadError, "ftp://x/y"),
         (Answer(headers={"Content-Encoding": "gzip"}), 1, DownloadError, "encoding gzip"),
         (Answer(until_closed=True, break_after=1000), 1, DownloadError, "how long a file is"),
         (Answer(headers={"Content-Length": "many"}), 1, DownloadError, "how long a file is"),
@@ -259,14 +261,6 @@ def test_a_refusal_is_final_and_a_passing_fault_tried_six_times(
     assert type(caught.value) is kind
     assert (len(server.requests), len(waits)) == (tried, 4 if tried == 6 else 0)
     assert list(target.parent.iterdir()) == []
-
-
-@pytest.mark.parametrize("location", [PATH, "ftp://127.0.0.1/x.png"])
-def test_redirects_that_lead_nowhere_end(server, target: Path, location: str):
-    server.always[PATH] = Answer(status=302, headers={"Location": location})
-    with pytest.raises(DownloadError, match=r"127\.0\.0\.1"):
-        fetch(server, target)
-    assert len(server.requests) <= 11
 
 
 def test_no_server_at_all(target: Path, waits):
@@ -286,9 +280,7 @@ def test_a_page_in_place_of_a_file_is_explained_and_costs_nothing(server, target
     with pytest.raises(DownloadError, match=r"titled 'Google Drive - Quota exceeded & more'"):
         fetch(server, target)
     server.files[PATH] = Served(CONTENT, etag='"1"')
-    fetch(server, target)
-    assert_whole(target)
-    assert ranges(server) == ["bytes=100000-", "bytes=100000-"]
+    assert_fetched(server, target, ["bytes=100000-", "bytes=100000-"])
 
 
 @pytest.mark.parametrize(
@@ -330,9 +322,7 @@ def test_a_full_disk_ends_it_and_what_arrived_is_continued(server, target: Path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert not target.exists()
-    fetch(server, target)
-    assert_whole(target)
-    assert ranges(server) == [None, "bytes=120000-"]
+    assert_fetched(server, target, [None, "bytes=120000-"])
 
 
 def test_a_read_only_folder_is_told_before_anything_is_asked(server, target: Path, monkeypatch):
@@ -366,9 +356,7 @@ def test_a_killed_download_goes_on_where_it_stopped(server, target: Path):
     arrived = part.stat().st_size
     assert part.read_bytes() == CONTENT[:arrived]
     assert not target.exists()
-    fetch(server, target)
-    assert_whole(target)
-    assert ranges(server) == [None, f"bytes={arrived}-"]
+    assert_fetched(server, target, [None, f"bytes={arrived}-"])
     assert server.requests[1].sent == len(CONTENT) - arrived
 
 
@@ -376,6 +364,5 @@ def test_a_part_that_was_whole_when_killed_is_not_asked_for_again(server, target
     leave_part(server, target)
     with target.with_name("x.png.part").open("ab") as part:
         part.write(CONTENT[100_000:])
-    fetch(server, target)
-    assert_whole(target)
+    assert_fetched(server, target)
     assert server.requests == []
