@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lungseg_utils.errors import InvalidValueError, LungsegError, StorageError
@@ -19,25 +19,39 @@ class Workspace:
     Args:
         root: Kept between sessions: on Drive in Colab. Few, large files.
         scratch: On the local disk, may vanish with the machine: unpacked data.
+
+    Attributes:
+        downloads: What was fetched, as it came, and the records of where it came from.
+        source_record: Which source the data came from, so that a fresh machine can fetch it again.
+        raw: Unpacked bundles, a folder a source.
+        runs: Training runs, a folder each.
+        reports: Tables and figures of the evaluation.
+        cleaned: The cleaned secondary image set.
+        examples: X-rays that notebook 08 segments when it is given none.
+        secondary: The drawn image set that notebook 09 cleans when it is given none.
     """
 
     root: Path
     scratch: Path
+    downloads: Path = field(init=False, repr=False)
+    source_record: Path = field(init=False, repr=False)
+    raw: Path = field(init=False, repr=False)
+    runs: Path = field(init=False, repr=False)
+    reports: Path = field(init=False, repr=False)
+    cleaned: Path = field(init=False, repr=False)
+    examples: Path = field(init=False, repr=False)
+    secondary: Path = field(init=False, repr=False)
 
-    @property
-    def downloads(self) -> Path:
-        """What was fetched, as it came, and the record of where it came from."""
-        return self.root / "downloads"
-
-    @property
-    def source_record(self) -> Path:
-        """Which source the data came from, so that a fresh machine can fetch it again."""
-        return self.downloads / "source.json"
-
-    @property
-    def raw(self) -> Path:
-        """Unpacked bundles, a folder a source."""
-        return self.scratch / "raw"
+    def __post_init__(self) -> None:
+        kept, passing = (
+            ("downloads", "runs", "reports", "cleaned"),
+            ("raw", "examples", "secondary"),
+        )
+        places = {name: self.root / name for name in kept}
+        places |= {name: self.scratch / name for name in passing}
+        places["source_record"] = places["downloads"] / "source.json"
+        for name, place in places.items():
+            object.__setattr__(self, name, place)
 
     def prepared(self, size: int) -> Path:
         """Arrays of all cases resized to `size` pixels."""
@@ -52,11 +66,6 @@ class Workspace:
         """Archive of X-ray and mask side by side, `size` × 2·`size` pixels each."""
         return self.root / "stitched" / f"{size}.zip"
 
-    @property
-    def runs(self) -> Path:
-        """Training runs, a folder each."""
-        return self.root / "runs"
-
     def run(self, name: str) -> Path:
         """One training run."""
         if not name or Path(name).name != name or name in {".", ".."}:
@@ -67,29 +76,9 @@ class Workspace:
             )
         return self.runs / name
 
-    @property
-    def reports(self) -> Path:
-        """Tables and figures of the evaluation."""
-        return self.root / "reports"
-
     def segmented(self, run_name: str) -> Path:
         """Masks of the user's own X-rays, made by one run."""
         return self.root / "segmented" / self.run(run_name).name
-
-    @property
-    def examples(self) -> Path:
-        """X-rays that notebook 08 segments when it is given none."""
-        return self.scratch / "examples"
-
-    @property
-    def secondary(self) -> Path:
-        """The drawn image set that notebook 09 cleans when it is given none."""
-        return self.scratch / "secondary"
-
-    @property
-    def cleaned(self) -> Path:
-        """The cleaned secondary image set."""
-        return self.root / "cleaned"
 
 
 def in_colab() -> bool:

@@ -33,13 +33,13 @@ class Way:
         modules: Modules of the package of which a function ran, in the order of their first.
         functions: Functions of the package that ran, as `module.function`.
         opened: How often a PNG was opened for reading, by its folder and name.
-        decoded: Number of images that Pillow or OpenCV decoded.
+        decoded: What decoded an image, once an image.
     """
 
     modules: list[str] = field(default_factory=list)
     functions: set[str] = field(default_factory=set)
     opened: Counter[str] = field(default_factory=Counter)
-    decoded: int = 0
+    decoded: list[str] = field(default_factory=list)
 
 
 def trace(stage: Callable[[], object]) -> Way:
@@ -50,14 +50,15 @@ def trace(stage: Callable[[], object]) -> Way:
         if event == "call" and frame.f_code.co_name != "<module>":
             file = Path(frame.f_code.co_filename)
             # Pillow calls this once before it decodes an image.
-            way.decoded += (file.name, frame.f_code.co_name) == ("ImageFile.py", "load_prepare")
+            if (file.name, frame.f_code.co_name) == ("ImageFile.py", "load_prepare"):
+                way.decoded.append("Pillow")
             if file.is_relative_to(PACKAGE):
                 module = ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
                 if module not in way.modules:
                     way.modules.append(module)
                 way.functions.add(f"{module}.{frame.f_code.co_qualname}")
-        elif event == "c_call":
-            way.decoded += argument.__name__ in {"imdecode", "imread"}
+        elif event == "c_call" and argument.__name__ in {"imdecode", "imread"}:
+            way.decoded.append("OpenCV")
 
     with _openings(way.opened):
         threading.setprofile(watch)
@@ -120,7 +121,7 @@ def main() -> int:
     print("| --- | --- | --- | --- | --- | --- |")
     for stage, way in ways.items():
         figures = [len(way.modules), len(way.functions), max(way.opened.values())]
-        figures.append(way.decoded / len(way.opened))
+        figures.append(len(way.decoded) / len(way.opened))
         passed = ", ".join(f"`{module}`" for module in way.modules)
         print(f"| {stage} | {' | '.join(f'{figure:g}' for figure in figures)} | {passed} |")
     return 0

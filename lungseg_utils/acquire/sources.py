@@ -242,7 +242,7 @@ def _fetch_one(request: dict, workspace: Workspace, overwrite: bool) -> Path:
         raise DownloadError(
             "A source brings what it brought the first time.",
             f"{len(gone)} files gone: {', '.join(shortened(gone))}",
-            "Fetch it again later, or from another SOURCE; or set OVERWRITE to take it as it is.",
+            "Set OVERWRITE to take it as it is; or fetch again later, or from another SOURCE.",
         )
     require_whole(arrival)
     facts = {"origin": origin, "sha256": arrival.hashes}
@@ -289,7 +289,7 @@ def _require_place(location: str) -> Path:
         raise MissingInputError(
             "The folder or zip file must be there.",
             f"no file {location}",
-            "Correct the path. In Colab, run notebook 01_mount_drive first.",
+            "Correct the path. In Colab, `lungseg_utils.mount_drive()` mounts Drive.",
         )
     return Path(location)
 
