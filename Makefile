@@ -46,8 +46,9 @@ lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
+# Two at a time, file by file: what a file sets up for its tests is set up once.
 test: lint
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Into the same environment; where there is a build without CUDA, that saves gigabytes.
 backends: $(READY)
