@@ -123,7 +123,9 @@ def count_splits(cases: Iterable[Case]) -> dict[str, int]:
 
 
 def _selection(name: str, wanted: str | Collection[str] | None, known: tuple[str, ...]) -> set[str]:
-    kept = {wanted} if isinstance(wanted, str) else set(known if wanted is None else wanted)
+    if wanted is None:
+        return set(known)
+    kept = {wanted} if isinstance(wanted, str) else set(wanted)
     check_known(kept, known, f"What `{name}` names")
     return kept
 

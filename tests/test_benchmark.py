@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import score_shipped as command
 from benchmarks.external import find_films
 from benchmarks.score_shipped import benchmark
 from benchmarks.texts import BEGIN, END
@@ -257,14 +256,6 @@ def test_a_bundle_without_a_usable_mask_is_refused_by_name(lacking, external, pl
     assert not (place["folder"] / "results.json").exists()
 
 
-def test_nothing_to_score_and_no_markers_are_refused(bundle, external, workspace, place):
-    with pytest.raises(LungsegError, match="no folder for DATA and EXTERNAL"):
-        benchmark(None, None, workspace, **place, load=refuse_to_load)
-    place["readme"].write_text("no place for results\n")
-    with pytest.raises(LungsegError, match="Put the two lines back"):
-        benchmark(bundle, external, workspace, **place, load=refuse_to_load)
-
-
 def test_films_and_masks_without_a_partner_are_named(external, tmp_path):
     assert [film[0].stem for film in find_films(external)] == ["A1", "A2"]
     names = ("images/B1.png", "images/B3.jpg", "images/B3.png", "masks/B2.png", "masks/B3.png")
@@ -274,14 +265,3 @@ def test_films_and_masks_without_a_partner_are_named(external, tmp_path):
         find_films(tmp_path)
     with pytest.raises(LungsegError, match="0 images and 0 masks"):
         find_films(tmp_path / "images")
-
-
-@pytest.mark.parametrize(("changed", "code"), [({}, 0), ({"data.x.n": (1, 2)}, 1)])
-def test_the_exit_code_tells_whether_figures_changed(changed, code, monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr(command, "benchmark", lambda *paths: asked.append(paths) or changed)
-    assert command.main(["--data", "here", "--workspace", "there"]) == code
-    assert asked == [("here", None, "there")]
-    printed = capsys.readouterr().out
-    assert ("Changed: data.x.n was 1, now 2" in printed) == bool(changed)
-    assert f"{len(changed)} figures differ" in printed

@@ -91,12 +91,6 @@ def test_outlines_run_halfway_between_mask_and_background():
     assert axes.get_title() == "a · Dice 0.000"
 
 
-def test_an_empty_prediction_has_no_outline():
-    (axes,) = overlay(TRUE, np.zeros_like(TRUE), "case").axes
-    assert set(outlines(axes)) == {to_rgba(TRUTH)}
-    assert axes.get_title() == "case · Dice 0.000"
-
-
 def test_prediction_grid_is_input_truth_prediction_overlay():
     figure = images.prediction_grid([GREY, 255 - GREY], [TRUE] * 2, [SHIFTED, TRUE], ["a", "b"])
     panels = np.array(figure.axes).reshape(2, 4)

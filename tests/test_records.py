@@ -30,7 +30,6 @@ from lungseg_utils.files.records import (
     differing,
     digest_of,
     discard_folder,
-    file_sha256,
     publish_folder,
     read_json,
     remove_partial,
@@ -215,13 +214,6 @@ def test_a_damaged_record_is_explained(tmp_path: Path, text: str, said: str):
         require_record(path, ("a", "b"), "It is whole.", "Delete it.")
     assert (caught.value.rule, caught.value.advice) == ("It is whole.", "Delete it.")
     assert str(path) in caught.value.received
-
-
-def test_file_sha256_is_that_of_the_standard(tmp_path: Path):
-    path = tmp_path / "abc"
-    path.write_bytes(b"abc")
-    # FIPS 180-2, appendix B.1.
-    assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_differing_joins_nested_keys():

@@ -18,16 +18,6 @@ from tools.parameters import SeriesError, check_value, parse_value, read_paramet
 from tools.plan import apply_assignments, apply_recipe, find_steps, read_recipe, select_steps
 from tools.series import FailedStepError, main, run_series
 
-MANY_TYPES = """\
-WORKSPACE = ""  # @param {type:"string"}
-# A comment of its own line.
-ADDRESS = "file:///a#b"  # @param {type:"string"}
-EPOCHS = 3  # @param {type:"integer"}
-RATE = -1e-4  # @param {type:"number"}
-CLAHE = False  # @param {type:"boolean"}
-RUNS: str = "unet,unetpp"  # @param
-"""
-
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
@@ -48,19 +38,6 @@ def names(steps):
 
 
 # --- Parameters
-
-
-def test_names_defaults_and_types_come_from_the_syntax_tree(tmp_path):
-    path = write_fake_notebook(tmp_path, "01_a", MANY_TYPES, "OTHER = 5")
-    assert read_parameters(path) == {
-        "WORKSPACE": "",
-        "ADDRESS": "file:///a#b",
-        "EPOCHS": 3,
-        "RATE": -1e-4,
-        "CLAHE": False,
-        "RUNS": "unet,unetpp",
-    }
-    assert isinstance(read_parameters(path)["CLAHE"], bool)
 
 
 @pytest.mark.parametrize(

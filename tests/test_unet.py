@@ -56,27 +56,6 @@ def test_patches_are_worked_on_and_pixels_come_out(patch_size):
     check_probability(model, 24 * patch_size)
 
 
-def test_a_pixel_reaches_the_patches_whose_kernels_overlap_it():
-    stem = tiny(patch_size=4).get_layer("patches")
-    image = np.zeros((1, 32, 32, 1), np.float32)
-    quiet = keras.ops.convert_to_numpy(stem(image))
-    image[0, 13, 21] = 1
-    change = keras.ops.convert_to_numpy(stem(image)) - quiet
-    rows, columns = np.nonzero(np.abs(change[0]).max(axis=-1))
-    # Patch i reads pixels 4 i - 2 to 4 i + 5.
-    assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == {
-        (row, column) for row in (2, 3) for column in (4, 5)
-    }
-
-
-def test_every_level_hands_its_features_across():
-    model = tiny()
-    for level, filters in enumerate([4, 8]):
-        skip = model.get_layer(f"skip{level}")
-        assert skip.input[0] is model.get_layer(f"encoder{level}_relu2").output
-        assert skip.output.shape[-1] == 2 * filters
-
-
 @pytest.mark.parametrize(
     ("normalisation", "layer"),
     [("batch", keras.layers.BatchNormalization), ("instance", keras.layers.GroupNormalization)],

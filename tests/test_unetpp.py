@@ -66,18 +66,6 @@ def test_parameters_of_the_paper():
     assert build_unetpp().count_params() == pytest.approx(9.04e6, rel=0.002)
 
 
-def test_parameters_of_patches_by_hand():
-    # Kernels and biases of patches (4x4, 1 to 2) and of one head (4x4, 2 to 1).
-    stem, head = 16 * 2 + 2, 16 * 2 + 1
-    options = {"base_filters": 2, "depth": 2, "normalisation": "none", "deep_supervision": False}
-    pixels = build_unetpp(16, **options)
-    patches = build_unetpp(16, **options, patch_size=2)
-    # The first node reads two channels in the place of one, and the head of 1x1 is gone.
-    assert patches.count_params() == pixels.count_params() + stem + 9 * 2 + head - 3
-    both = build_unetpp(16, **options | {"deep_supervision": True}, patch_size=2)
-    assert both.count_params() == patches.count_params() + head
-
-
 @pytest.mark.parametrize("deep_supervision", [True, False])
 def test_patches_are_worked_on_and_pixels_come_out(deep_supervision):
     model = tiny(size=48, patch_size=4, deep_supervision=deep_supervision)
