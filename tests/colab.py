@@ -53,6 +53,12 @@ def clone_of_working_tree(repository: Path, folder: Path) -> str:
     return origin.as_uri()
 
 
+def with_pip() -> dict[str, str]:
+    """This environment, in which `pip` finds all that is asked for installed already."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PIP_NO_INDEX": "1"}
+
+
 class ColabMachine:
     """Runs notebooks as Colab does: `google.colab` is there, `lungseg_utils` is not installed.
 
@@ -71,7 +77,7 @@ class ColabMachine:
         (stubs / "google" / "colab" / "drive.py").write_text(stub)
         site = SITE_CUSTOMISATION.format(machine=str(folder.resolve()))
         (stubs / "sitecustomize.py").write_text(site)
-        self._environment = os.environ | {"PYTHONPATH": str(stubs), "TMPDIR": str(self.local_disk)}
+        self._environment = with_pip() | {"PYTHONPATH": str(stubs), "TMPDIR": str(self.local_disk)}
 
     def run(self, notebook: Path, parameters: dict[str, object]) -> str:
         """Run a notebook on a fresh machine: nothing mounted, nothing on its disk.

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from colab import clone_of_working_tree
+from colab import clone_of_working_tree, with_pip
 
 from lungseg_utils.files.records import read_json
 from lungseg_utils.manifest import SOURCES
@@ -131,7 +131,8 @@ def test_the_bootstrap_finds_a_copy_of_the_package_or_clones_it(place, tmp_path)
     code += "\nimport lungseg_utils\nprint(lungseg_utils.__path__[0])"
     # Without the installed libraries, among which the package may be.
     command = [sys.executable, "-E", "-S", "-c", code]
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
+    options = {"capture_output": True, "text": True, "check": True}
+    done = subprocess.run(command, cwd=here, env=with_pip(), **options)
     assert Path(done.stdout.strip()).resolve() == package.resolve()
 
 

@@ -12,7 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import SoftFileLease, Timeout
+try:
+    from filelock import SoftFileLease, Timeout
+except ImportError as error:
+    error.add_note("filelock must have version 3.30 or newer: `pip install -U filelock`.")
+    raise
 
 from lungseg_utils.errors import LockedError, StorageError
 

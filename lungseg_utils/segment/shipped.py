@@ -91,13 +91,14 @@ def load_shipped(name: str, folder: Path | str = WEIGHTS) -> ShippedRun:
         )
     try:
         arrays = read_weights(path, record["sha256"])
-    except ValueError as error:
+        config = TrainingConfig.from_dict(record["config"])
+    except (ValueError, KeyError) as error:
         raise LungsegError(
-            f"Shipped weights are plain numbers, with the SHA-256 that {INDEX} names.",
-            f"{path} ({error})",
+            f"Shipped weights are plain numbers, as {INDEX} describes them.",
+            f"{path} ({error!r})",
             _INSTALL_AGAIN,
         ) from error
-    return ShippedRun(name, TrainingConfig.from_dict(record["config"]), record, arrays)
+    return ShippedRun(name, config, record, arrays)
 
 
 def predicting_part(model: keras.Model) -> keras.Model:
