@@ -61,6 +61,8 @@ def test_files_and_folders_come_out_as_they_went_in(tmp_path: Path, compression:
     }
     unpack_zip(write_zip(tmp_path / "a.zip", files, compression), tmp_path / "out")
     assert read_tree(tmp_path / "out") == files
+    assert_refused(write_zip(tmp_path / "b.zip", {"a.txt": b"other"}), "overwrites nothing")
+    assert read_tree(tmp_path / "out") == files
 
 
 @pytest.mark.parametrize(
