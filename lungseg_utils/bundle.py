@@ -6,6 +6,7 @@ import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from lungseg_utils.errors import MissingInputError, compress_ranges, shortened
@@ -118,12 +119,13 @@ def find_bundle(folder: Path | str) -> Path:
         if found:
             return found[0]
         level = [below for candidate in level for below in _subfolders(candidate)]
-    there = shortened(path.name for path in sorted(folder.iterdir())) if folder.is_dir() else []
+    received = f"no folder {folder}"
+    if folder.is_dir():
+        there = ", ".join(shortened(path.name for path in sorted(folder.iterdir()))) or "nothing"
+        received = f"none in {folder}; there: {there}"
     raise MissingInputError(
         f"A bundle holds a folder `{IMAGE_FOLDER}`, at most {SEARCH_DEPTH} levels down.",
-        f"none in {folder}; there: {', '.join(there) or 'nothing'}"
-        if folder.is_dir()
-        else f"no folder {folder}",
+        received,
         "Run notebook 02_download_and_pair first, name the bundle's folder, or choose another "
         "SOURCE.",
     )
@@ -212,21 +214,14 @@ def _place(case: Case, images: list[Path], masks: MaskFiles, pairing: Pairing) -
 def _add_orphans(
     pairing: Pairing, bundle: Path, images: dict[str, list[Path]], masks: MaskFiles
 ) -> None:
-    used = {
-        path for pair in pairing.pairs + pairing.unlabelled for path in (pair.image, *pair.masks)
-    }
-    known = {*pairing.missing_masks}
-    for image_id, paths in images.items():
-        pairing.unknown_images.extend(
-            path.name for path in paths if path not in used and image_id not in known
-        )
-    for files in (masks.merged, masks.left, masks.right):
-        for paths in files.values():
-            pairing.orphan_masks.extend(
-                path.relative_to(bundle).as_posix() for path in paths if path not in used
-            )
-    pairing.unknown_images.sort()
-    pairing.orphan_masks.sort()
+    pairs = pairing.pairs + pairing.unlabelled
+    used = {path for pair in pairs for path in (pair.image, *pair.masks)}
+    used.update(*(images[image_id] for image_id in pairing.missing_masks))
+    unknown = {path.name for path in chain(*images.values()) if path not in used}
+    pairing.unknown_images.extend(sorted(unknown))
+    listed = (masks.merged, masks.left, masks.right)
+    orphans = {path for paths in listed for path in chain(*paths.values())} - used
+    pairing.orphan_masks.extend(sorted(path.relative_to(bundle).as_posix() for path in orphans))
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -176,7 +176,7 @@ def _list_run_checks(folder: Path) -> Iterator[_Check]:
 def _run_files(folder: Path) -> dict[Path, str]:
     record, best = read_json(folder / RECORD), folder / BEST
     if not record.get("finished"):
-        return {best: _CHECKSUMS} if best.is_file() and best.suffix == ".npz" else {}
+        return {best: _CHECKSUMS} if best.is_file() else {}
     epochs = len((folder / HISTORY).read_text(encoding="utf-8").splitlines()) - 1
     if epochs != record.get("epochs_run", epochs):
         raise ValueError(f"{HISTORY} has {epochs} epochs of {record['epochs_run']}")

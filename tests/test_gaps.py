@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lungseg_utils.acquire import sources
 from lungseg_utils.acquire.sources import ensure_raw, fetch
@@ -72,15 +73,10 @@ def library(tmp_path: Path, monkeypatch) -> FakeNlm:
     return fake
 
 
-def pixel(path: Path) -> int:
-    from PIL import Image
-
-    return Image.open(path).getpixel((0, 0))
-
-
 def greys(bundle: Path) -> list[int]:
     """Of the three X-rays: tells which source each comes from."""
-    return [pixel(bundle / f"CXR_png/{image_id}.png") for image_id in SMALL_SIZES]
+    paths = [bundle / f"CXR_png/{image_id}.png" for image_id in SMALL_SIZES]
+    return [Image.open(path).getpixel((0, 0)) for path in paths]
 
 
 def make_odd(path: Path) -> None:
@@ -116,6 +112,13 @@ def test_x_ray_and_mask_of_two_sources_make_no_case(workspace, kaggle, library, 
     bundle = fetch("kaggle+nlm", workspace)
     assert pair_bundle(bundle).missing_images == [FIRST]
     assert f"of the expected size in no source (1): {FIRST}." in capsys.readouterr().out
+
+
+def test_an_odd_size_is_used_where_there_is_no_other(workspace, kaggle: Path, library):
+    for name in (IMAGE, MASK):
+        make_odd(kaggle / name)
+    (library.folder / MASK).unlink()
+    assert greys(fetch("kaggle+nlm", workspace)) == [KAGGLE] * 3
 
 
 def test_left_and_right_lung_come_together_and_the_reading_with_them(workspace, kaggle, library):

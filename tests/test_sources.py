@@ -50,26 +50,21 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str, **functions) -> None:
 forbid = failing(AssertionError("nothing should have been fetched"))
 
 
-class FakeKaggle:
-    """kagglehub: a cache of its own, filled on the first call."""
-
-    def __init__(self, cache: Path) -> None:
-        self.cache, self.calls = cache, []
-
-    def dataset_download(self, handle, path=None, *, force_download=False, output_dir=None):
-        self.calls.append((handle, force_download))
-        if not self.cache.exists() or force_download:
-            shutil.rmtree(self.cache, ignore_errors=True)
-            write_bundle(self.cache / "Lung Segmentation")
-            write_bundle(self.cache / "data" / "Lung Segmentation")
-        return str(self.cache)
-
-
 @pytest.fixture
-def kaggle(tmp_path: Path, monkeypatch) -> FakeKaggle:
-    fake = FakeKaggle(tmp_path / "cache" / "versions" / "1")
-    install(monkeypatch, "kagglehub", dataset_download=fake.dataset_download)
-    return fake
+def kaggle(tmp_path: Path, monkeypatch) -> types.SimpleNamespace:
+    """kagglehub: a cache of its own, filled on the first call."""
+    cache, calls = tmp_path / "cache" / "versions" / "1", []
+
+    def dataset_download(handle: str, force_download: bool = False) -> str:
+        calls.append((handle, force_download))
+        if not cache.exists() or force_download:
+            shutil.rmtree(cache, ignore_errors=True)
+            write_bundle(cache / "Lung Segmentation")
+            write_bundle(cache / "data" / "Lung Segmentation")
+        return str(cache)
+
+    install(monkeypatch, "kagglehub", dataset_download=dataset_download)
+    return types.SimpleNamespace(cache=cache, calls=calls)
 
 
 def times_read(monkeypatch) -> list:
@@ -206,6 +201,13 @@ def test_a_zip_is_unpacked_once(archive: Path, workspace: Workspace, monkeypatch
     shutil.rmtree(workspace.scratch)
     with pytest.raises(MissingInputError, match=r"no file .*b\.zip"):
         ensure_raw(workspace)
+
+
+def test_a_changed_zip_is_unpacked_again(tmp_path: Path, archive: Path, workspace: Workspace):
+    fetch("zip", workspace, str(archive))
+    (tmp_path / "in" / "Lung Segmentation" / IMAGE).unlink()
+    pack(tmp_path / "in", archive)
+    assert not (fetch("zip", workspace, str(archive)) / IMAGE).exists()
 
 
 @pytest.mark.parametrize("spoilt", ["an image", "the archive", "a name"])

@@ -109,9 +109,8 @@ class Arrival:
         single = self.count(LEFT_MASK_FOLDER, RIGHT_MASK_FOLDER)
         counts = f"{self.count(IMAGE_FOLDER)} X-rays, {self.count(MASK_FOLDER)} lung masks"
         counts += f", {single} masks of single lungs" if single else ""
-        decoded = (
-            f"{len(self.damaged)} files are damaged" if self.damaged else "every image decodes"
-        )
+        damaged = len(self.damaged)
+        decoded = f"{damaged} files are damaged" if damaged else "every image decodes"
         lines = [f"{counts} and {self.count(READINGS_FOLDER)} readings; {decoded}."]
         if self.resized:
             lines[0] += f" Not the originals: a copy resized to {self.resized}."

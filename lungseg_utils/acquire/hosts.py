@@ -114,10 +114,13 @@ def _download_drive_file(drive_id: str, downloads: Path, force: bool) -> Path:
 
 def _refuse_web_page(archive: Path) -> None:
     """Where a file is not shared, or was fetched too often, Drive answers with a web page."""
-    if not zipfile.is_zipfile(archive) and looks_like_web_page(archive):
-        error = web_page_error(archive, archive.name.removeprefix(".partial-"))
+    if zipfile.is_zipfile(archive):
+        return
+    with archive.open("rb") as file:
+        head = file.read(1 << 16)
+    if looks_like_web_page(head):
         archive.unlink()
-        raise error
+        raise web_page_error(head, archive.name.removeprefix(".partial-"))
 
 
 def _gdown(function: str, drive_id: str, output: Path) -> None:

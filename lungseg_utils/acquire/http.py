@@ -40,15 +40,11 @@ class _Retries(Retry):
     """urllib3's retries, which end where a server asks to wait for longer than anyone would."""
 
     def increment(
-        self,
-        method: str | None = None,
-        url: str | None = None,
-        response: BaseHTTPResponse | None = None,
-        **rest: object,
+        self, *asked: object, response: BaseHTTPResponse | None = None, **rest: object
     ) -> Retry:
         if response is not None and (self.get_retry_after(response) or 0) > _LONGEST_WAIT:
-            raise MaxRetryError(None, url)
-        return super().increment(method, url, response, **rest)
+            raise MaxRetryError(None, "")
+        return super().increment(*asked, response=response, **rest)
 
 
 # Several downloads that failed together do not come back together: hence the jitter.
@@ -116,26 +112,19 @@ def download_file(
     return path
 
 
-def looks_like_web_page(content: Path | bytes) -> bool:
-    """Whether a file is HTML, judged by its bytes and not by its name.
-
-    Args:
-        content: A file's path, or bytes from its beginning; the first 64 KiB are looked at.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    return bool(_PAGE.match(_read_head(content)))
+def looks_like_web_page(content: bytes) -> bool:
+    """Whether a file is HTML, judged by its first 64 KiB and not by its name."""
+    return bool(_PAGE.match(content[:_HEAD_BYTES]))
 
 
-def web_page_error(content: Path | bytes, what: str) -> DownloadError:
+def web_page_error(content: bytes, what: str) -> DownloadError:
     """The error to raise for a web page in place of a file, with the page's title.
 
     Args:
         content: The page, as for `looks_like_web_page`.
         what: Where it came from, or the file it stands in for; for the message.
     """
-    title = _TITLE.search(_read_head(content).decode(errors="replace"))
+    title = _TITLE.search(content[:_HEAD_BYTES].decode(errors="replace"))
     text = " ".join(html.unescape(title[1]).split()) if title else ""
     shown = f", titled {text[:_LONGEST_TITLE]!r}" if text else ""
     return DownloadError(
@@ -146,13 +135,6 @@ def web_page_error(content: Path | bytes, what: str) -> DownloadError:
         "about a day). Download it there and pass SOURCE='zip' or 'folder', or choose another "
         "SOURCE.",
     )
-
-
-def _read_head(content: Path | bytes) -> bytes:
-    if isinstance(content, bytes):
-        return content[:_HEAD_BYTES]
-    with content.open("rb") as file:
-        return file.read(_HEAD_BYTES)
 
 
 def _bar(name: str) -> tqdm:

@@ -220,8 +220,7 @@ def _publish(workspace: Workspace, request: dict, folder: Path, facts: dict) -> 
 
 def _record(workspace: Workspace, request: dict, facts: dict) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    content = {**facts, "request": request, "recorded": now}
-    write_json(arrival_record(workspace, request), content)
+    write_json(arrival_record(workspace, request), {**facts, "request": request, "recorded": now})
 
 
 def _partial_of(workspace: Workspace, source: str) -> Path:
