@@ -7,8 +7,10 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from lungseg_utils.manifest import Case
@@ -103,6 +105,12 @@ def failing(error: Exception) -> Callable:
         raise error
 
     return fail
+
+
+def set_free_space(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """Let every disk have so many bytes left."""
+    usage = SimpleNamespace(free=free)
+    monkeypatch.setattr("lungseg_utils.files.storage.shutil.disk_usage", lambda folder: usage)
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:

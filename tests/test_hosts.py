@@ -16,22 +16,17 @@ from lungseg_utils.manifest import load_manifest
 TOP = "Chest X-ray dataset of Darwin, Montgomery and Shenzhen"
 IDS = ("CHNCXR_0001_0", "CHNCXR_0002_0", "MCUCXR_0001_0")
 CASES = [case for case in load_manifest() if case.image_id in IDS]
-BUNDLE = {
-    "CXR_png/CHNCXR_0001_0.png": b"image 1",
-    "CXR_png/CHNCXR_0002_0.png": b"image 2",
-    "CXR_png/MCUCXR_0001_0.png": b"image 3",
-    "masks/CHNCXR_0001_0_mask.png": b"mask 1",
-    "masks/CHNCXR_0002_0_mask.png": b"mask 2",
-    "masks/MCUCXR_0001_0.png": b"mask 3",
+# Each file's place in a bundle and in the archive.
+PLACES = {
+    "CXR_png/CHNCXR_0001_0.png": "Shenzhen/img/CHNCXR_0001_0.png",
+    "CXR_png/CHNCXR_0002_0.png": "Shenzhen/img/CHNCXR_0002_0.png",
+    "CXR_png/MCUCXR_0001_0.png": "Montgomery/img/MCUCXR_0001_0.png",
+    "masks/CHNCXR_0001_0_mask.png": "Shenzhen/mask/CHNCXR_0001_0.png",
+    "masks/CHNCXR_0002_0_mask.png": "Shenzhen/mask/CHNCXR_0002_0.png",
+    "masks/MCUCXR_0001_0.png": "Montgomery/mask/MCUCXR_0001_0.png",
 }
-PLAIN = {
-    "Shenzhen/img/CHNCXR_0001_0.png": b"image 1",
-    "Shenzhen/img/CHNCXR_0002_0.png": b"image 2",
-    "Montgomery/img/MCUCXR_0001_0.png": b"image 3",
-    "Shenzhen/mask/CHNCXR_0001_0.png": b"mask 1",
-    "Shenzhen/mask/CHNCXR_0002_0.png": b"mask 2",
-    "Montgomery/mask/MCUCXR_0001_0.png": b"mask 3",
-}
+BUNDLE = {place: place.encode() for place in PLACES}
+PLAIN = {name: BUNDLE[place] for place, name in PLACES.items()}
 
 
 def pack(files: dict[str, bytes]) -> bytes:

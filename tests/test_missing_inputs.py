@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from lungseg_utils.errors import MissingInputError
-from lungseg_utils.segment.shipped import INDEX, WEIGHTS
 
 pytestmark = pytest.mark.slow
 
@@ -42,12 +41,8 @@ def test_a_notebook_without_its_input_names_the_one_to_run_first(
         run_cells(notebook, WORKSPACE=str(tmp_path), **parameters)
 
 
-@pytest.mark.skipif(
-    not (WEIGHTS / INDEX).is_file(), reason="no weights have been shipped yet: no weights.json"
-)
 def test_notebook_08_segments_without_any_other_having_run(tmp_path, repository):
     run_cells(repository / "notebooks" / "08_segment_your_own.ipynb", WORKSPACE=str(tmp_path))
-
     segmented = tmp_path / "segmented" / "shipped-unet"
     masks = sorted(path.name for path in (segmented / "masks").iterdir())
     assert masks == [f"drawn_{number}_mask.png" for number in range(4)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from bundles import read_tree
+from bundles import read_tree, set_free_space
 from misbehaving_server import Answer, MisbehavingServer, Served
 
 from lungseg_utils.acquire import nlm
@@ -55,11 +55,6 @@ def kaggle(tmp_path: Path, monkeypatch) -> list[str]:
     fake = SimpleNamespace(dataset_download=dataset_download)
     monkeypatch.setitem(sys.modules, "kagglehub", fake)
     return asked
-
-
-def set_free_space(monkeypatch, free: int) -> None:
-    usage = SimpleNamespace(free=free)
-    monkeypatch.setattr("lungseg_utils.files.storage.shutil.disk_usage", lambda folder: usage)
 
 
 def fetch(server: MisbehavingServer, folder: Path, **options) -> list[str]:
