@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import requests
 from bundles import failing, png_header
 from misbehaving_server import Answer, MisbehavingServer, Served
 
@@ -101,6 +102,14 @@ def test_a_file_that_is_there_is_not_asked_for_and_a_record_left_beside_it_goes(
     target.with_name("x.png.part.json").write_text("{}")
     assert_fetched(server, target, content=b"whole")
     assert server.requests == []
+
+
+def test_the_caller_s_session_stays_as_it_is(server, target: Path):
+    with requests.Session() as session:
+        before = {**vars(session), "headers": dict(session.headers)}
+        download_file(server.url(PATH), target, session)
+        assert {**vars(session), "headers": dict(session.headers)} == before
+    assert_whole(target)
 
 
 # --- breaking off

@@ -396,11 +396,6 @@ def test_what_cannot_be_asked_for_is_refused(workspace, source, location, option
         fetch(source, workspace, location, **options)
 
 
-def test_without_a_record_the_notebook_to_run_is_named(workspace: Workspace):
-    with pytest.raises(MissingInputError, match="02_download_and_pair"):
-        ensure_raw(workspace)
-
-
 @pytest.mark.parametrize("source", ["folder", "zip"])
 def test_a_workspace_of_before_goes_on(tmp_path: Path, archive: Path, workspace, source: str):
     """Its records said less: SHA-256 in `downloads`, the rest beside the bundle."""

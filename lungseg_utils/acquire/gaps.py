@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +109,7 @@ def put_together(
     for name, part in taken.items():
         _link_or_copy(part.arrival.folder / name, folder / name)
     origins = {image_id: part.source for image_id, part in chosen.items()}
-    _tell(parts, origins, _list_lacking(parts, cases))
+    _tell(parts, Counter(origins.values()), _list_lacking(parts, cases))
     return {name: part.arrival.files[name].sha256 for name, part in taken.items()}, origins
 
 
@@ -119,9 +119,8 @@ def _list_lacking(parts: Sequence[Part], cases: Sequence[Case]) -> list[str]:
     return [each for each in ids if not any(part.has_as_expected(each) for part in parts)]
 
 
-def _tell(parts: Sequence[Part], origins: Mapping[str, str], lacking: Sequence[str]) -> None:
+def _tell(parts: Sequence[Part], counts: Counter[str], lacking: Sequence[str]) -> None:
     """Print how many cases came from where, and by name what no source has."""
-    counts = Counter(origins.values())
     for part in parts:
         resized = part.arrival.resized and f", a copy resized to {part.arrival.resized}"
         print(f"From {part.source}{resized}: {counts[part.source]} cases.")
