@@ -264,6 +264,14 @@ def is_alive(process: int) -> bool:
     return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
+def test_what_libraries_write_to_standard_error_stays_off_the_terminal(tmp_path, capfd):
+    source = "import os\nos.write(2, b'a note of TensorFlow')"
+    write_fake_notebook(tmp_path / "notebooks", "01_noisy", COMMON, source)
+    executed = run_series(tmp_path / "w", notebooks=tmp_path / "notebooks")
+    assert "a note of TensorFlow" not in capfd.readouterr().err
+    assert "a note of TensorFlow" in (executed / "kernels.log").read_text()
+
+
 def test_a_kernel_that_dies_is_told(fake, tmp_path):
     notebook = fake / "02_second.ipynb"
     text = notebook.read_text().replace(

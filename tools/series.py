@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from lungseg_utils.errors import LungsegError
@@ -33,6 +33,7 @@ from tools.plan import (
 
 SOURCE_LINES_SHOWN = 12
 EVALUATION = "07_evaluate"
+LOG = "kernels.log"
 # TensorFlow's notes on its own build, the debugger's on frozen modules: once a kernel.
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
@@ -79,7 +80,7 @@ def run_series(workspace: Path | str = "workspace", **request: object) -> Path:
         **request: As for `plan_series`.
 
     Returns:
-        Folder of the executed notebooks, `executed` in the workspace.
+        Folder of the executed notebooks, `executed` in the workspace, and of `kernels.log`.
 
     Raises:
         SeriesError: Something is wrong with the request; nothing has run.
@@ -90,8 +91,10 @@ def run_series(workspace: Path | str = "workspace", **request: object) -> Path:
     executed.mkdir(exist_ok=True)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    (executed / LOG).unlink(missing_ok=True)
     for number, step in enumerate(steps, start=1):
-        with _announced(f"[{number}/{len(steps)}] {step.name}"):
+        title = f"[{number}/{len(steps)}] {step.name}"
+        with _announced(title), _kernels_written_to(executed / LOG):
             _execute(step, executed / step.notebook.name)
     return executed
 
@@ -124,8 +127,20 @@ def _execute(step: Step, output: Path) -> None:
             rule,
             f"its Python process died ({error})",
             "Most often memory has run out: lower BATCH_SIZE or SIZE.\n"
-            f"  The notebook as far as it got: {output}",
+            f"  The notebook as far as it got: {output}\n"
+            f"  What the process wrote last: {output.parent / LOG}",
         ) from error
+
+
+@contextmanager
+def _kernels_written_to(log: Path) -> Iterator[None]:
+    """Let kernels that start meanwhile write their standard error, libraries' notes, to a file."""
+    with os.fdopen(os.dup(2), "w") as terminal, log.open("ab") as file, redirect_stderr(terminal):
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal.fileno(), 2)
 
 
 def _describe(error: Exception) -> str:
