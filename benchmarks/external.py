@@ -12,11 +12,11 @@ from tqdm.contrib.concurrent import thread_map
 
 from lungseg_utils.bundle import list_bundle_images
 from lungseg_utils.errors import ImageFileError, MissingInputError, compress_ranges
-from lungseg_utils.evaluation.cross_set import predict_in_batches
 from lungseg_utils.evaluation.scoring import score_run
 from lungseg_utils.files.records import digest_of, file_sha256
 from lungseg_utils.preparation.cases import Cases
 from lungseg_utils.preparation.imaging import read_image, read_mask, resize_image
+from lungseg_utils.segment.predict import predict_in_batches
 from lungseg_utils.segment.shipped import ShippedRun
 
 Film = tuple[Path, Path]

@@ -30,14 +30,13 @@ from lungseg_utils.errors import (
     StaleOutputError,
     compress_ranges,
 )
-from lungseg_utils.evaluation.cross_set import predict_in_batches
 from lungseg_utils.evaluation.metrics import METRICS
 from lungseg_utils.evaluation.scoring import score_run
 from lungseg_utils.evaluation.summaries import headline_table, summarise
 from lungseg_utils.files.records import read_json, write_atomically, write_json
 from lungseg_utils.preparation.arrays import data_digest, prepare
 from lungseg_utils.preparation.cases import Cases
-from lungseg_utils.segment.predict import predict_images
+from lungseg_utils.segment.predict import predict_images, predict_in_batches
 from lungseg_utils.segment.shipped import (
     CROSS_SET,
     INDEX,

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.scoring import SCORE_COLUMNS, score_run
 from lungseg_utils.manifest import SOURCES
 from lungseg_utils.preparation.imaging import resize_image
-from lungseg_utils.segment.predict import predict_images
+from lungseg_utils.segment.predict import predict_in_batches
 from lungseg_utils.segment.shipped import CROSS_SET, ShippedRun, load_shipped
 from lungseg_utils.training.runs import RECORD, Run, load_run
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from lungseg_utils.preparation.cases import Cases
     from lungseg_utils.workspace import Workspace
-
-_BATCH = 8
 
 
 def single_source_runs(workspace: Workspace) -> list[Run | ShippedRun]:
@@ -89,19 +86,3 @@ def score_cross_set(run: Run | ShippedRun, cases: Cases) -> pd.DataFrame:
         )
     seen = np.stack([resize_image(image, run.config.size) for image in other.images])
     return score_run(run.name, other.ids, predict_in_batches(run, seen), other)
-
-
-def predict_in_batches(run: Run | ShippedRun, images: np.ndarray) -> np.ndarray:
-    """Probabilities of many images, with a progress bar.
-
-    Args:
-        run: Gives network, weights and preprocessing.
-        images: uint8 `(N, size, size)` grey, at the run's size.
-
-    Returns:
-        float32 `(N, size, size)` in [0, 1].
-    """
-    model, starts = run.load_model(), range(0, len(images), _BATCH)
-    batches = tqdm(starts, desc=f"Predicting {run.name}", unit="batch")
-    parts = [predict_images(run, model, images[start : start + _BATCH]) for start in batches]
-    return np.concatenate(parts)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.metrics import METRICS, Spacing, score_case, split_lungs
@@ -79,11 +78,15 @@ def score_run(
         rows = _score_stages(probability[number], truth, spacing)
         return [{"model": name, **case, **row} for row in rows]
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        scored = pool.map(score, range(len(positions)))
-        bar = tqdm(scored, total=len(positions), desc=f"Scoring {name}", disable=not progress)
-        rows = [row for case in bar for row in case]
-    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
+    scored = thread_map(
+        score,
+        range(len(positions)),
+        max_workers=workers or os.cpu_count(),
+        desc=f"Scoring {name}",
+        unit="case",
+        disable=not progress,
+    )
+    return pd.DataFrame([row for rows in scored for row in rows], columns=list(SCORE_COLUMNS))
 
 
 def predicted_mask(probability: np.ndarray, size: tuple[int, int], stage: str) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -22,6 +23,9 @@ from lungseg_utils.preparation.imaging import to_model_input
 from lungseg_utils.training.devices import explained_exhaustion
 from lungseg_utils.training.runs import NOTEBOOKS, Run
 from lungseg_utils.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lungseg_utils.segment.shipped import ShippedRun
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
@@ -55,12 +59,8 @@ def predict_split(run: Run, cases: Cases, split: str, batch_size: int = 8) -> Pa
     if path.is_file() and _stored_digest(path) == digest:
         return path
     chosen = cases.select(split)
-    model = run.load_model()
-    probability = np.empty((len(chosen), cases.size, cases.size), np.float16)
-    for start in tqdm(range(0, len(chosen), batch_size), f"Predicting {split}", unit="batch"):
-        images = chosen.images[start : start + batch_size]
-        probability[start : start + batch_size] = predict_images(run, model, images)
-    arrays = {"ids": chosen.ids, "probability": probability, "digest": digest}
+    probability = predict_in_batches(run, chosen.images, f"Predicting {split}", batch_size)
+    arrays = {"ids": chosen.ids, "probability": probability.astype(np.float16), "digest": digest}
     return write_atomically(path, lambda temporary: np.savez(temporary, **arrays))
 
 
@@ -78,7 +78,29 @@ def predict_all(
     return [predict_split(run, cases, split) for split in splits]
 
 
-def predict_images(run: Run, model, images: np.ndarray) -> np.ndarray:
+def predict_in_batches(
+    run: Run | ShippedRun, images: np.ndarray, title: str = "", batch_size: int = 8
+) -> np.ndarray:
+    """Probabilities of many images, with a progress bar.
+
+    Args:
+        run: Gives network, weights and preprocessing.
+        images: uint8 `(N, size, size)` grey, at the run's size.
+        title: Of the bar; empty for the run's name.
+        batch_size: Images predicted at once.
+
+    Returns:
+        float32 `(N, size, size)` in [0, 1].
+    """
+    model, probability = run.load_model(), np.empty(images.shape, np.float32)
+    starts = range(0, len(images), batch_size)
+    for start in tqdm(starts, title or f"Predicting {run.name}", unit="batch"):
+        batch = slice(start, start + batch_size)
+        probability[batch] = predict_images(run, model, images[batch])
+    return probability
+
+
+def predict_images(run: Run | ShippedRun, model, images: np.ndarray) -> np.ndarray:
     """Probabilities of a batch of images at the run's size.
 
     Args:
