@@ -87,6 +87,8 @@ WRONG = {
     "nan.tiff": (encoded(np.full((40, 40), np.nan, np.float32), "TIFF"), "NaN or infinity"),
     "infinite.tiff": (encoded(np.full((40, 40), np.inf, np.float32), "TIFF"), "NaN or infinity"),
     "huge": (png_header(30_000, 30_000), "claims more"),
+    # Pillow's own limit lies at 89 million pixels.
+    "large": (png_header(7_000, 7_000), "claims more"),
 }
 TOO_LITTLE = {
     "single": (encoded(np.full((1, 1), 7, np.uint8), "PNG"), "1 × 1 pixels"),
