@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lungseg_utils.errors import InvalidValueError, shortened
+from lungseg_utils.errors import InvalidValueError
 from lungseg_utils.preparation.imaging import to_model_input
 
 if TYPE_CHECKING:
@@ -98,8 +98,9 @@ def _check(cases: Cases, batch_size: int, seed: int) -> None:
         )
     without = cases.index.loc[cases.index["has_mask"] == 0, "image_id"].tolist()
     if without or not len(cases):
+        listed = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if without[5:] else "")
         raise InvalidValueError(
             "Batches are made of cases with a lung mask.",
-            f"{len(without)} without: {', '.join(shortened(without))}" if without else "no case",
+            f"{len(without)} without: {listed}" if without else "no case",
             "Select a split that has masks, such as cases.select('train').",
         )
