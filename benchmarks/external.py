@@ -16,8 +16,8 @@ from lungseg_utils.evaluation.scoring import score_run
 from lungseg_utils.files.records import digest_of, file_sha256
 from lungseg_utils.preparation.cases import Cases
 from lungseg_utils.preparation.imaging import read_image, read_mask, resize_image
+from lungseg_utils.segment.network import ExportedRun
 from lungseg_utils.segment.predict import predict_in_batches
-from lungseg_utils.segment.shipped import ShippedRun
 
 Film = tuple[Path, Path]
 """The files of an X-ray and of its mask; their common name without suffix is the film's."""
@@ -59,7 +59,7 @@ def common_size(films: Sequence[Film]) -> list[int] | None:
     return list(shapes.pop()[::-1]) if len(shapes) == 1 else None
 
 
-def score_films(run: ShippedRun, films: Sequence[Film]) -> pd.DataFrame:
+def score_films(run: ExportedRun, films: Sequence[Film]) -> pd.DataFrame:
     """Rows of `score_run`, each film at its own size and as a patient of its own.
 
     Raises:

@@ -36,14 +36,14 @@ from lungseg_utils.evaluation.summaries import headline_table, summarise
 from lungseg_utils.files.records import read_json, write_atomically, write_json
 from lungseg_utils.preparation.arrays import data_digest, prepare
 from lungseg_utils.preparation.cases import Cases
-from lungseg_utils.segment.predict import predict_images, predict_in_batches
+from lungseg_utils.segment.network import ExportedRun, predict_images
+from lungseg_utils.segment.predict import predict_in_batches
 from lungseg_utils.segment.shipped import (
     CROSS_SET,
     INDEX,
     NETWORKS,
     SHIPPED,
     WEIGHTS,
-    ShippedRun,
     load_shipped,
 )
 from lungseg_utils.workspace import Workspace, open_workspace
@@ -55,7 +55,7 @@ SCORED_SIZE = 512
 _PARTS = ("data", "external", "cost")
 _TIMED = 7
 _CASE_COLUMNS = ["model", "image_id", "source", "region", *METRICS, "empty_prediction"]
-Runs = Mapping[str, ShippedRun]
+Runs = Mapping[str, ExportedRun]
 
 
 def benchmark(
@@ -64,7 +64,7 @@ def benchmark(
     workspace: Path | str,
     folder: Path = WEIGHTS,
     readme: Path = README,
-    load: Callable[[str, Path], ShippedRun] = load_shipped,
+    load: Callable[[str, Path], ExportedRun] = load_shipped,
 ) -> dict[str, tuple[object, object]]:
     """Score the shipped weights, record the figures and write them into README and model card.
 
@@ -208,10 +208,10 @@ def _measure_cost(runs: Runs) -> dict[str, object]:
     figures = {}
     for name, run in runs.items():
         image = np.zeros((1, run.config.size, run.config.size), np.uint8)
-        model, seconds = run.load_model(), []
+        predictor, seconds = run.load_predictor(), []
         for _ in range(1 + _TIMED):
             start = time.perf_counter()
-            predict_images(run, model, image)
+            predict_images(run, predictor, image)
             seconds.append(time.perf_counter() - start)
         figures[name] = {
             "parameters": run.record["parameters"],
@@ -221,7 +221,7 @@ def _measure_cost(runs: Runs) -> dict[str, object]:
     return {"figures": figures, "made_with": _made_with(runs.values(), inputs="")}
 
 
-def _made_with(runs: Iterable[ShippedRun], inputs: str) -> dict[str, object]:
+def _made_with(runs: Iterable[ExportedRun], inputs: str) -> dict[str, object]:
     """What a part of the results was made with: weights, X-rays and masks, versions, machine."""
     import keras
 

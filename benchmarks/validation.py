@@ -19,13 +19,14 @@ from benchmarks.choices import EVAL_SIZE, figures
 from lungseg_utils import load_prepared, load_run, open_workspace
 from lungseg_utils.files.records import write_atomically
 from lungseg_utils.preparation.cases import Cases
-from lungseg_utils.segment.shipped import NETWORKS, ShippedRun, load_shipped
+from lungseg_utils.segment.network import ExportedRun
+from lungseg_utils.segment.shipped import NETWORKS, load_shipped
 from lungseg_utils.training.runs import Run
 
 TABLE = Path(__file__).with_name("validation.csv")
 
 
-def scored(runs: list[Run | ShippedRun], val: Cases) -> pd.DataFrame:
+def scored(runs: list[Run | ExportedRun], val: Cases) -> pd.DataFrame:
     """Mean Dice of each run, as of `choices.figures`: a row a run."""
     rows = [{"network": run.name, **figures(run, val)} for run in runs]
     return pd.DataFrame(rows).round(4)

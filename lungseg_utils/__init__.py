@@ -28,6 +28,7 @@ _MODULES = {
     "training.config": ("TrainingConfig",),
     "training.runs": ("load_run",),
     "training.train": ("train",),
+    "segment.network": ("export_onnx",),
     "segment.predict": ("load_predictions", "predict_split"),
     "evaluation.metrics": ("assd", "dice", "hd95", "iou"),
     "segment.postprocess": ("clean_mask",),

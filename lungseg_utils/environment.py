@@ -17,6 +17,9 @@ PACKAGES = (
     "opencv-python-headless",
     "matplotlib",
     "pandas",
+    "onnxruntime",
+    "pydicom",
+    "highdicom",
 )
 
 

@@ -25,7 +25,7 @@ def trained_on(*sources: str, name: str = "copy") -> SimpleNamespace:
         name=name,
         record={"sources": list(sources)},
         config=SimpleNamespace(size=64, preprocessing=Preprocessing()),
-        load_model=lambda: lambda inputs, training: inputs,
+        load_predictor=lambda: lambda inputs: inputs,
     )
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from PIL import Image
 
 from lungseg_utils.errors import LockedError, LungsegError, MissingInputError, StorageError
 from lungseg_utils.files import storage
-from lungseg_utils.segment import cleaning, segmenter
+from lungseg_utils.segment import cleaning, folders, segmenter
 from lungseg_utils.segment.cleaning import clean_folder
-from lungseg_utils.segment.folders import list_images, name_outputs
+from lungseg_utils.segment.folders import name_outputs
+from lungseg_utils.segment.inputs import list_images
 from lungseg_utils.segment.segmenter import Segmenter
 from tests.tiny import Darkness
 
@@ -52,20 +54,25 @@ def test_no_two_outputs_share_a_name_whatever_the_case(files):
 
 # Going on
 
+STOPPED = SimpleNamespace(perf_counter=lambda: 0.0)  # for the column `seconds`
+
 
 class Work:
     """Segmenting or cleaning; tells which images were read, and may be disturbed before one."""
 
-    def __init__(self, call, module, monkeypatch) -> None:
+    def __init__(self, call, module, reader, monkeypatch) -> None:
         self.call, self.done, self.disturb = call, [], {}
-        read = module.read_image
+        read = getattr(module, reader)
 
-        def told(path):
-            self.done.append(path.name)
-            self.disturb.get(path.name, bool)()
-            return read(path)
+        def told(file, content):
+            self.done.append(Path(file).name)
+            self.disturb.get(Path(file).name, bool)()
+            return read(file, content)
 
-        monkeypatch.setattr(module, "read_image", told)
+        monkeypatch.setattr(module, reader, told)
+        # One after the other, so that what is done before a disturbance is known.
+        monkeypatch.setattr(folders, "_MOST_WORKERS", 1)
+        monkeypatch.setattr(segmenter, "time", STOPPED)
 
     def __call__(self, folder, out):
         self.done.clear()
@@ -76,7 +83,10 @@ def segment_folder(folder, out):
     return Segmenter(Darkness()).segment_folder(folder, out)
 
 
-@pytest.fixture(params=[(segment_folder, segmenter), (clean_folder, cleaning)], ids=["segment", ""])
+@pytest.fixture(
+    params=[(segment_folder, segmenter, "read_film"), (clean_folder, cleaning, "decode_image")],
+    ids=["segment", "clean"],
+)
 def work(request, monkeypatch):
     return Work(*request.param, monkeypatch)
 
@@ -117,13 +127,14 @@ def test_an_interrupted_or_failed_call_is_gone_on_with(work, films, tmp_path, fa
     work.disturb = {"c.png": fail}
     with pytest.raises(raised):
         work(films, tmp_path / "out")
-    assert len(list((tmp_path / "out" / "masks").iterdir())) == 2
+    # One more may have begun meanwhile, and ends.
+    assert len(list((tmp_path / "out" / "masks").iterdir())) in (2, 3)
     assert not list((tmp_path / "out").glob("*.csv"))
     work.disturb = {}
 
     table = work(films, tmp_path / "out")
 
-    assert work.done == ["c.png", "d.png"]
+    assert work.done in (["c.png"], ["c.png", "d.png"])
     assert table.equals(wanted)
     assert contents(tmp_path / "out") == contents(tmp_path / "wanted")
 
@@ -157,12 +168,13 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_goes_on(work, films, t
     table = work(films, tmp_path / "out").set_index("file")
 
     assert [bool(error) for error in table["error"]] == [False, True, True, False]
-    assert "there is no such file" in table.loc["c.png", "error"]
+    assert "No such file" in table.loc["c.png", "error"]
     assert str(films) not in table.loc["b.png", "error"]
     assert len(list((tmp_path / "out" / "masks").iterdir())) == 2
     lines = next((tmp_path / "out").glob("*.csv")).read_text().splitlines()
     assert lines[0] == ",".join(["file", *table.columns])
     assert lines[2].startswith("b.png,,,,") and lines[4].startswith("d.png,40,48,")
+    assert lines[0].split(",")[1:3] == ["width", "height"]
 
 
 def test_a_folder_that_another_process_fills_is_left_alone(work, films, tmp_path, monkeypatch):
@@ -199,6 +211,7 @@ def test_another_network_starts_anew_also_where_no_record_tells(films, tmp_path)
     out = tmp_path / "out"
     segment_folder(films, out)
     (out / "record.json").unlink()
+    (out / "run.json").unlink()
     draw(out / "masks" / "gone_mask.png")
     made = 0
     for weight, anew in ((0, True), (0, False), (1, True)):
@@ -215,10 +228,9 @@ def test_pix2pix_is_known_again_although_its_discriminator_is_not_shipped():
 
 
 def test_empty_folder_and_wrong_path_are_named(work, tmp_path):
-    (tmp_path / "notes.txt").write_text("none")
     (tmp_path / "._film.png").write_text("of a Mac")
     for call in (list_images, lambda folder: work(folder, tmp_path / "out")):
-        with pytest.raises(MissingInputError, match="no image in it"):
+        with pytest.raises(MissingInputError, match=r"no (image|file) in it"):
             call(tmp_path)
         with pytest.raises(MissingInputError, match="no such file or folder"):
             call(tmp_path / "absent")
@@ -228,16 +240,21 @@ def test_empty_folder_and_wrong_path_are_named(work, tmp_path):
 
 KILLED = """
 import os, shutil, signal, sys
+from types import SimpleNamespace
 from pathlib import Path
 from soak.stages import count_operations
 from tests.tiny import Darkness
+from lungseg_utils.segment import folders, segmenter
 from lungseg_utils.segment.segmenter import Segmenter
 
 class Told(Segmenter):
-    def segment(self, image):
+    def _segment(self, film):
         with log.open("a") as file:
-            print(image.name, file=file)
-        return super().segment(image)
+            print(film.name, file=file)
+        return super()._segment(film)
+
+folders._MOST_WORKERS = 1
+segmenter.time = SimpleNamespace(perf_counter=lambda: 0.0)
 
 def kill(number, event):
     if number == last:
@@ -261,8 +278,11 @@ while status == -signal.SIGKILL:
 """
 
 
-def test_a_call_killed_at_any_change_of_a_file_is_gone_on_with(films, tmp_path, repository):
+def test_a_call_killed_at_any_change_of_a_file_is_gone_on_with(
+    films, tmp_path, repository, monkeypatch
+):
     place = tmp_path / "killed"
+    monkeypatch.setattr(segmenter, "time", STOPPED)
     # Of an earlier call: what stays, what has changed and what is gone.
     draw(films / "gone.png")
     segment_folder(films, place / "before")

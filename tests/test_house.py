@@ -22,7 +22,16 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # As data flows. A room reads from those before it; CONTRIBUTING says what each is for.
 ORDER = (
     *("errors", "files", "environment", "workspace", "manifest", "bundle", "phantom", "acquire"),
-    *("preparation", "models", "training", "segment", "evaluation", "figures", "verify"),
+    *(
+        "preparation",
+        "models",
+        "training",
+        "segment",
+        "evaluation",
+        "figures",
+        "verify",
+        "__main__",
+    ),
 )
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef
 DOOR = "__init__"  # resolves the public names lazily, so it reads from all
@@ -51,14 +60,14 @@ def test_lines_of_code_are_counted_without_words(tmp_path):
 
 
 def test_the_package_is_small():
-    assert len(MODULES) <= 58
-    assert sum(map(code_lines, MODULES)) <= 6800
+    assert len(MODULES) <= 67
+    assert sum(map(code_lines, MODULES)) <= 8100
     long = {path.name: n for path in MODULES if (n := len(path.read_text().splitlines())) > 350}
     assert long == {}
 
 
 def test_the_tests_are_small():
-    assert sum(map(code_lines, (REPOSITORY / "tests").rglob("*.py"))) <= 9800
+    assert sum(map(code_lines, (REPOSITORY / "tests").rglob("*.py"))) <= 10800
 
 
 @pytest.mark.parametrize("top", ["lungseg_utils", "tools"])

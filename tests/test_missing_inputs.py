@@ -46,4 +46,4 @@ def test_notebook_08_segments_without_any_other_having_run(tmp_path, repository)
     segmented = tmp_path / "segmented" / "shipped-unet"
     masks = sorted(path.name for path in (segmented / "masks").iterdir())
     assert masks == [f"drawn_{number}_mask.png" for number in range(4)]
-    assert (segmented / "segmented.csv").is_file()
+    assert (segmented / "lungs.csv").is_file()

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.segment import segmenter as module
-from lungseg_utils.segment.segmenter import Segmentation, Segmenter
+from lungseg_utils.segment import shipped
+from lungseg_utils.segment.films import Film
+from lungseg_utils.segment.lungs import Segmentation
+from lungseg_utils.segment.segmenter import Segmenter
+from lungseg_utils.training import runs
 from tests.tiny import Darkness, tiny_cases
 
 
@@ -56,14 +61,15 @@ def test_a_folder_gets_masks_overlays_and_a_table(segmenter, xray, tmp_path):
 
     table = segmenter.segment_folder(folder, out)
 
-    assert list(table.columns) == ["file", "width", "height", "lung_fraction", "inverted", "error"]
     assert list(table["file"]) == ["a.jpg", "a.png"]
     result = segmenter.segment(folder / "a.png")
-    assert list(table.iloc[1])[1:] == [80, 96, round(result.lung_fraction, 4), False, ""]
+    row = table.iloc[1]
+    found = [row[key] for key in ("width", "height", "lung_fraction", "inverted", "error")]
+    assert found == [80, 96, round(result.lung_fraction, 4), False, ""]
     written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     masks = {f"masks/a.{suffix}_mask.png" for suffix in ("jpg", "png")}
     overlays = {f"overlays/a.{suffix}_overlay.png" for suffix in ("jpg", "png")}
-    assert written == {"segmented.csv", "record.json", *masks, *overlays}
+    assert written == {"lungs.csv", "run.json", "record.json", *masks, *overlays}
     mask = np.asarray(Image.open(out / "masks" / "a.png_mask.png"))
     np.testing.assert_array_equal(mask, result.mask * 255)
     overlay = np.asarray(Image.open(out / "overlays" / "a.png_overlay.png"))
@@ -74,7 +80,7 @@ def test_a_folder_gets_masks_overlays_and_a_table(segmenter, xray, tmp_path):
 
 def test_overlay_draws_the_contour_and_leaves_the_rest(xray):
     image, mask = xray
-    result = Segmentation(image, mask.astype(np.float32), mask.astype(np.uint8))
+    result = Segmentation(Film(image, ""), mask.astype(np.float32), mask.astype(np.uint8))
 
     changed = (result.overlay != image[..., None]).any(-1)
 
@@ -101,14 +107,14 @@ def test_a_name_loads_shipped_weights_and_a_path_a_run(tmp_path, monkeypatch):
         return lambda given: loaded.append((loader, given)) or Darkness()
 
     loaded = []
-    for loader in ("load_shipped", "load_run"):
+    for module, loader in ((shipped, "load_shipped"), (runs, "load_run")):
         monkeypatch.setattr(module, loader, told(loader))
     # A folder of a network's name, wherever Python happens to stand, is not meant by the name.
     for name in ("unet", "u-net"):
         (tmp_path / name).mkdir()
-    runs = [tmp_path / "unet", str(tmp_path / "unet"), "u-net"]
-    for given in ("unet", *runs):
+    folders = [tmp_path / "unet", str(tmp_path / "unet"), "u-net"]
+    for given in ("unet", *folders):
         Segmenter.load(given)
     Segmenter.load()
-    shipped = ("load_shipped", "unet")
-    assert loaded == [shipped, *(("load_run", run) for run in runs), shipped]
+    by_name = ("load_shipped", "unet")
+    assert loaded == [by_name, *(("load_run", Path(folder)) for folder in folders), by_name]

@@ -12,10 +12,11 @@ import pytest
 from lungseg_utils.errors import LungsegError, MissingInputError
 from lungseg_utils.evaluation.metrics import dice
 from lungseg_utils.files.records import file_sha256, write_json
+from lungseg_utils.models.onnx_graph import keras_weights
 from lungseg_utils.models.registry import NETWORKS, build_model
 from lungseg_utils.phantom.sets import render_phantom
 from lungseg_utils.preparation.imaging import resize_mask
-from lungseg_utils.segment.predict import predict_images
+from lungseg_utils.segment.network import export_onnx, load_onnx, predict_images
 from lungseg_utils.segment.segmenter import Segmenter
 from lungseg_utils.segment.shipped import CROSS_SET, SHIPPED, WEIGHTS, load_shipped
 from lungseg_utils.training.config import TrainingConfig
@@ -66,7 +67,7 @@ def folder(runs, tmp_path) -> Path:
 
 def vouch(folder: Path, content: bytes, name: str = "unet") -> None:
     """Replace a file of weights, and the digest that it must have."""
-    (folder / f"{name}.npz").write_bytes(content)
+    (folder / f"{name}.onnx").write_bytes(content)
     index = json.loads((folder / "weights.json").read_text())
     index[name] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     write_json(folder / "weights.json", index)
@@ -83,26 +84,28 @@ def test_shipped_weights_predict_what_the_run_predicts(runs, name, tmp_path):
     loaded = load_shipped(name, tmp_path)
     images = tiny_cases(4, seed=5).images
 
-    expected = predict_images(run, run.load_model(), images)
+    expected = predict_images(run, run.load_predictor(), images)
     untouched = build_model(name, 32, OPTIONS[name])
-    found = predict_images(loaded, loaded.load_model(), images)
+    found = predict_images(loaded, loaded.load_predictor(), images)
 
-    assert path == tmp_path / f"{name}.npz"
+    assert path == tmp_path / f"{name}.onnx"
     assert (loaded.name, loaded.config) == (name, run.config)
     assert np.abs(expected - predict_images(run, untouched, images)).max() > 0.05
     np.testing.assert_allclose(found, expected, atol=5e-3)
+    # Beside the halved kernels, nothing differs: the same weights in Keras give the same.
+    inputs = images[..., None] / np.float32(255)
+    np.testing.assert_allclose(found, loaded.load_model()(inputs)[..., 0], atol=1e-4)
     # Of Pix2Pix the generator alone is kept.
     predicting = getattr(run.load_model(), "generator", run.load_model())
-    assert list(loaded.arrays) == [variable.path for variable in predicting.weights]
+    assert set(loaded.arrays) == {variable.path for variable in predicting.weights}
     assert loaded.record["parameters"] == predicting.count_params()
 
 
 def test_kernels_are_halved_and_what_normalisations_learnt_is_not(runs, folder):
-    with np.load(folder / "unet.npz", allow_pickle=False) as arrays:
-        stored = dict(arrays)
+    stored = keras_weights((folder / "unet.onnx").read_bytes())
     model = runs["unet"].load_model()
 
-    assert list(stored) == [variable.path for variable in model.weights]
+    assert set(stored) == {variable.path for variable in model.weights}
     assert {(array.ndim >= 2, array.dtype.name) for array in stored.values()} == {
         (True, "float16"),
         (False, "float32"),
@@ -123,8 +126,8 @@ def test_the_index_tells_what_was_shipped_and_where_it_comes_from(runs, folder):
     assert list(index) == ["unet", "unetpp", "unet-shenzhen"]
     assert {key: index["unet-shenzhen"][key] for key in added} == added
     assert "unknown" not in index["unet-shenzhen"] and not set(added) & set(index["unet"])
-    entry, content = index["unet"], (folder / "unet.npz").read_bytes()
-    assert (entry["file"], entry["bytes"]) == ("unet.npz", len(content))
+    entry, content = index["unet"], (folder / "unet.onnx").read_bytes()
+    assert (entry["file"], entry["bytes"]) == ("unet.onnx", len(content))
     assert entry["sha256"] == hashlib.sha256(content).hexdigest()
     assert TrainingConfig.from_dict(entry["config"]) == run.config
     assert (entry["data"]["train_digest"], entry["data"]["val_cases"]) == ("0-train-32", 2)
@@ -136,12 +139,29 @@ def test_the_index_tells_what_was_shipped_and_where_it_comes_from(runs, folder):
     assert entry["dtype_policy"] == "float32" and "git_commit" in entry
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_run_of_ones_own_is_exported_and_opened_without_keras(runs, name, tmp_path):
+    path = export_onnx(runs[name], tmp_path / "mine.onnx")
+    images = tiny_cases(2, seed=6).images
+    opened = load_onnx(path)
+    assert (opened.name, opened.config) == ("mine", runs[name].config)
+    found = predict_images(opened, opened.load_predictor(), images)
+    expected = predict_images(runs[name], runs[name].load_predictor(), images)
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+    assert Segmenter.load(str(path)).segment(np.kron(images[0], np.ones((2, 2)))).mask.any()
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(LungsegError, match="Export it again"):
+        load_onnx(path)
+    with pytest.raises(MissingInputError, match="Correct the path"):
+        load_onnx(tmp_path / "absent.onnx")
+
+
 def test_what_was_altered_is_refused(folder):
-    content = (folder / "unet.npz").read_bytes()
+    content = (folder / "unet.onnx").read_bytes()
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
     for altered in (flipped, content[:1000]):
-        (folder / "unet.npz").write_bytes(altered)
+        (folder / "unet.onnx").write_bytes(altered)
         with pytest.raises(LungsegError, match=f"SHA-256 .* of {len(altered):,} bytes, not "):
             load_shipped("unet", folder)
 
@@ -151,8 +171,8 @@ def test_what_the_index_was_altered_with_is_refused_all_the_same(runs, folder):
     with pytest.raises(LungsegError, match=r"unet: node0_0_conv1/kernel is .* in the file, .*abse"):
         load_shipped("unet", folder).load_model()
     vouch(folder, b"\x80\x04N.")
-    with pytest.raises(LungsegError, match="file of plain arrays"):
-        load_shipped("unet", folder)
+    with pytest.raises(LungsegError, match=r"unet \(.*[Pp]rotobuf"):
+        load_shipped("unet", folder).load_predictor()
 
 
 def test_weights_that_are_not_there_are_named(folder, tmp_path):
@@ -162,14 +182,14 @@ def test_weights_that_are_not_there_are_named(folder, tmp_path):
         load_shipped("unetpp", folder)
     with pytest.raises(MissingInputError, match="no entry for unet in"):
         load_shipped("unet", tmp_path / "nowhere")
-    (folder / "unet.npz").unlink()
-    with pytest.raises(MissingInputError, match=r"no unet\.npz in"):
+    (folder / "unet.onnx").unlink()
+    with pytest.raises(MissingInputError, match=r"no unet\.onnx in"):
         load_shipped("unet", folder)
 
 
 def test_what_cannot_be_shipped_is_refused_and_nothing_is_written(runs, folder, tmp_path):
     before, run = contents(folder), runs["unet"]
-    size = len(before["unet.npz"])
+    size = len(before["unet.onnx"])
     unfinished = {key: value for key, value in run.record.items() if key != "best_epoch"}
     model = run.load_model()
     kernel = model.get_layer("probability").kernel
@@ -197,7 +217,7 @@ def test_the_command_ships_a_run_or_says_why_not(runs, tmp_path, monkeypatch, ca
     monkeypatch.setattr(ship_weights, "ship", lambda run, name: ship(run, name, tmp_path))
 
     assert main([str(runs["unet"].folder), "unet"]) == 0
-    assert capsys.readouterr().out.startswith(f"{tmp_path / 'unet.npz'}: ")
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'unet.onnx'}: ")
     assert load_shipped("unet", tmp_path).config == runs["unet"].config
     assert main([str(tmp_path / "nowhere"), "unet"]) == 2
     assert "must be trained before" in capsys.readouterr().err
@@ -213,10 +233,10 @@ def index() -> dict:
 
 def test_every_shipped_network_is_there_whole_and_small(index):
     assert list(index) == list(SHIPPED)
-    assert {path.name for path in WEIGHTS.glob("*.npz")} == {f"{name}.npz" for name in SHIPPED}
+    assert {path.name for path in WEIGHTS.glob("*.onnx")} == {f"{name}.onnx" for name in SHIPPED}
     for name, entry in index.items():
         content = (WEIGHTS / entry["file"]).read_bytes()
-        assert entry["file"] == f"{name}.npz"
+        assert entry["file"] == f"{name}.onnx"
         assert len(content) == entry["bytes"] <= LIMIT == 10_000_000
         assert hashlib.sha256(content).hexdigest() == entry["sha256"]
         assert entry["config"]["model"] == name.partition("-")[0]

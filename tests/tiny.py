@@ -62,16 +62,14 @@ def tiny_config(model: str = "unet", **changes) -> TrainingConfig:
 class Darkness:
     """A run and its network in one: the darker a pixel, the more it is lung."""
 
+    name = "darkness"
     config = SimpleNamespace(size=64, preprocessing=Preprocessing(), augmentation=NONE)
 
     def __init__(self, weight: float = 0) -> None:
-        self.weights = [np.float32(weight)]  # tells it from others, and does nothing
+        self.weights_sha256 = f"{weight:064}"  # tells it from others, and does nothing
 
-    def load_model(self) -> Darkness:
-        return self
-
-    def __call__(self, images, training):
-        return 1 - images
+    def load_predictor(self):
+        return lambda images: 1 - images
 
 
 @contextmanager

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.files.records import write_atomically, write_json
+from lungseg_utils.segment.network import onnx_content, predicting_part
 from lungseg_utils.segment.shipped import (
     INDEX,
     SHIPPED,
     WEIGHTS,
     check_shipped_name,
-    predicting_part,
     read_shipped_index,
 )
 from lungseg_utils.training.runs import RECORD, Run, load_run
-from lungseg_utils.training.weights import weights_of
 
 LIMIT = 10_000_000  # bytes a file
 # What a run's record says about where the weights come from.
@@ -50,17 +46,16 @@ _IF_ANY = ("half_size", "epochs_raised_after")
 def ship(run: Run, name: str, folder: Path | str = WEIGHTS, limit: int = LIMIT) -> Path:
     """Export a finished run's best weights, replacing those of the same name.
 
-    Kernels are kept in half precision; biases and what normalisations learnt stay in float32. Of
-    Pix2Pix only the generator is kept.
+    The file is that of `export_onnx`.
 
     Args:
         run: A finished run of the network that the name begins with.
         name: One of `SHIPPED`.
-        folder: Gets `<name>.npz`, and the entry of this name in `weights.json`.
+        folder: Gets `<name>.onnx`, and the entry of this name in `weights.json`.
         limit: The most bytes that the file may have.
 
     Returns:
-        `<name>.npz`.
+        `<name>.onnx`.
 
     Raises:
         LungsegError: The name is unknown or of another network, the run is not finished, or its
@@ -68,20 +63,19 @@ def ship(run: Run, name: str, folder: Path | str = WEIGHTS, limit: int = LIMIT) 
     """
     check_shipped_name(name)
     _check_run(run, name)
-    arrays = _stored_arrays(weights_of(predicting_part(run.load_model())), name)
-    content = _pack(arrays)
+    content = onnx_content(run)
     if len(content) > limit:
         raise LungsegError(
             f"A file of shipped weights has at most {limit:,} bytes.",
             f"{len(content):,} bytes for {name}",
             "Train a smaller network, with fewer BASE_FILTERS or less DEPTH.",
         )
-    path = Path(folder) / f"{name}.npz"
+    path = Path(folder) / f"{name}.onnx"
     entry = {
         "file": path.name,
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
-        "parameters": sum(array.size for array in arrays.values()),
+        "parameters": predicting_part(run.load_model()).count_params(),
         "config": run.config.to_dict(),
         **{key: run.record[key] for key in (*_ORIGIN, *_IF_ANY) if key in run.record},
     }
@@ -90,27 +84,6 @@ def ship(run: Run, name: str, folder: Path | str = WEIGHTS, limit: int = LIMIT) 
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     write_json(path.parent / INDEX, {key: index[key] for key in SHIPPED if key in index})
     return path
-
-
-def _stored_arrays(weights: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    arrays = {}
-    for path, value in weights.items():
-        with np.errstate(over="ignore"):
-            kept = value if value.ndim < 2 else value.astype(np.float16)
-        if not np.isfinite(kept).all():
-            raise LungsegError(
-                "Shipped weights are finite in half precision, which ends at 65,504.",
-                f"{name}: {path} reaches {np.abs(value).max()}",
-                "Train the network again; weights so large are no result.",
-            )
-        arrays[path] = kept
-    return arrays
-
-
-def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
 
 
 def _check_run(run: Run, name: str) -> None:

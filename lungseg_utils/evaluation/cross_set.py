@@ -11,8 +11,9 @@ from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.scoring import SCORE_COLUMNS, score_run
 from lungseg_utils.manifest import SOURCES
 from lungseg_utils.preparation.imaging import resize_image
+from lungseg_utils.segment.network import ExportedRun
 from lungseg_utils.segment.predict import predict_in_batches
-from lungseg_utils.segment.shipped import CROSS_SET, ShippedRun, load_shipped
+from lungseg_utils.segment.shipped import CROSS_SET, WEIGHTS, load_shipped
 from lungseg_utils.training.runs import RECORD, Run, load_run
 
 if TYPE_CHECKING:
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from lungseg_utils.workspace import Workspace
 
 
-def single_source_runs(workspace: Workspace) -> list[Run | ShippedRun]:
+def single_source_runs(workspace: Workspace) -> list[Run | ExportedRun]:
     """Runs of a workspace that were trained on one source alone; if there is none, the shipped.
+
+    The shipped ones are part of a checkout, not of an installed package.
 
     Args:
         workspace: Its runs are read. A damaged one is named in a printed line and left out.
@@ -35,10 +38,11 @@ def single_source_runs(workspace: Workspace) -> list[Run | ShippedRun]:
         except LungsegError as error:
             print(f"{path.parent.name} is left out: {error.received}.")
     alone = [run for run in runs if len(run.record.get("sources", SOURCES)) == 1]
-    return alone or [load_shipped(name) for name in CROSS_SET]
+    there = [name for name in CROSS_SET if (WEIGHTS / f"{name}.onnx").is_file()]
+    return alone or [load_shipped(name) for name in there]
 
 
-def score_all_cross_set(runs: Sequence[Run | ShippedRun], cases: Cases) -> pd.DataFrame:
+def score_all_cross_set(runs: Sequence[Run | ExportedRun], cases: Cases) -> pd.DataFrame:
     """`score_cross_set` of several networks, one below the other.
 
     Args:
@@ -58,7 +62,7 @@ def score_all_cross_set(runs: Sequence[Run | ShippedRun], cases: Cases) -> pd.Da
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=SCORE_COLUMNS)
 
 
-def score_cross_set(run: Run | ShippedRun, cases: Cases) -> pd.DataFrame:
+def score_cross_set(run: Run | ExportedRun, cases: Cases) -> pd.DataFrame:
     """Score a network on every case with a mask of the sources that it was not trained on.
 
     A smaller network gets the prepared X-rays reduced once more. The benchmark prepares each size

@@ -92,7 +92,7 @@ def read_grey(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         too_large = True
     except Exception as error:  # Pillow's decoders raise errors of any type on damaged files.
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, content) from error
     if too_large:
         raise ImageFileError(
             f"An image has at most {PIXEL_LIMIT:,} pixels.",
@@ -140,25 +140,28 @@ def bands_of(height: int) -> Iterator[slice]:
         yield slice(top, min(top + _BAND_ROWS, height))
 
 
-def _unreadable(path: Path, error: Exception) -> ImageFileError:
-    if not path.exists():
+def _unreadable(path: Path, error: Exception, content: bytes | None) -> ImageFileError:
+    if content is None and not path.exists():
         reason, advice = "there is no such file", "Check the path."
-    elif path.is_dir():
+    elif content is None and path.is_dir():
         reason, advice = "it is a folder", "Pass a file."
-    elif path.stat().st_size == 0:
+    elif not (head := _head(path) if content is None else content[:512]):
         reason, advice = "the file is empty", "Fetch it again."
     elif type(error).__name__ == "UnidentifiedImageError":
-        reason = f"it is {_kind_of_file(path)}, no image that is read here"
+        reason = f"it is {_kind_of_file(head)}, no image that is read here"
         advice = "Export it as PNG, JPEG or TIFF."
     else:
         reason, advice = f"it is damaged: {error}", "Fetch or export it again."
     return ImageFileError("An image file must be readable.", f"{path}: {reason}", advice)
 
 
-def _kind_of_file(path: Path) -> str:
-    """What a file that is no image seems to be, by its first bytes and not by its name."""
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        head = file.read(512)
+        return file.read(512)
+
+
+def _kind_of_file(head: bytes) -> str:
+    """What a file that is no image seems to be, by its first bytes and not by its name."""
     if head[128:132] == b"DICM":
         return "a DICOM file"
     for signature, kind in _SIGNATURES.items():
@@ -167,8 +170,8 @@ def _kind_of_file(path: Path) -> str:
     text = head.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
     if text.startswith("<"):
         return "an SVG drawing" if "<svg" in text else "a web page or other marked-up text"
-    is_text = text.isascii() and "\0" not in text
-    return "text" if is_text or text.isprintable() else "of a kind unknown here"
+    is_text = all(one.isprintable() or one.isspace() for one in text)
+    return "text" if is_text else "of a kind unknown here"
 
 
 def _check_single(image: Image.Image, path: Path) -> None:

@@ -17,8 +17,9 @@ from lungseg_utils.errors import InvalidValueError
 from lungseg_utils.files.images import write_png
 from lungseg_utils.files.records import check_reusable
 from lungseg_utils.files.storage import explained, hold
-from lungseg_utils.preparation.imaging import read_image, resize_image, to_grey
+from lungseg_utils.preparation.imaging import decode_image, resize_image, to_grey
 from lungseg_utils.segment.folders import ResultFolder
+from lungseg_utils.segment.inputs import list_images, read_file
 
 if TYPE_CHECKING:
     import pandas
@@ -30,6 +31,7 @@ _FIGURES = {
     "threshold": "Int64",
     "foreground_fraction": "Float64",
 }
+_PLACES = {"images": "images/{}.png", "masks": "masks/{}.png"}
 _ADVICE = "Choose another output folder, or pass overwrite=True (OVERWRITE in the notebook)."
 
 
@@ -151,27 +153,30 @@ def clean_folder(
     """
     _check_parameters(size, sigma, smallest_part)
     out = Path(out)
-    places = "images/{}.png", "masks/{}.png"
-    results = ResultFolder(out, places, "cleaned.csv", _FIGURES)
-    images = results.find_images(folder, "**/*")
+    results = ResultFolder(out, _PLACES, "cleaned.csv", _FIGURES)
+    root = Path(folder).parent if Path(folder).is_file() else Path(folder)
+    images = {
+        path.relative_to(root).as_posix(): partial(read_file, path)
+        for path in list_images(folder, "**/*", results.files_and_folders)
+    }
     parameters = {"size": size, "sigma": sigma, "smallest_part": smallest_part}
     with hold(out / results.table, "cleaning"), explained(out):
         if overwrite:
             results.discard()
         elif made_with := results.read_record()["parameters"]:
             check_reusable(made_with, parameters, f"{out} (cleaned images)", _ADVICE)
-        table = results.fill(images, parameters, partial(_clean_file, parameters), "Cleaning")
-    return table.fillna({"background": ""})
+        rows = results.fill(images, parameters, partial(_clean_file, parameters), "Cleaning")
+    return results.to_frame(rows).fillna({"background": ""})
 
 
 def _clean_file(
-    parameters: dict[str, object], path: Path, picture: Path, mask: Path
+    parameters: dict[str, object], file: str, content: bytes, paths: dict[str, Path]
 ) -> dict[str, object]:
     """Clean one file; returns its figures for the table."""
-    grey = read_image(path)
+    grey = decode_image(Path(file), content)
     cleaned = clean_image(grey, **parameters)
-    write_png(picture, cleaned.masked)
-    write_png(mask, cleaned.mask * 255)
+    write_png(paths["images"], cleaned.masked)
+    write_png(paths["masks"], cleaned.mask * 255)
     height, width = grey.shape
     return {
         "width": width,

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import hashlib
 import json
+import os
 import shutil
+import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain, count, islice
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from lungseg_utils.errors import ImageFileError, MissingInputError
-from lungseg_utils.files.images import SUFFIXES
+from lungseg_utils.errors import ImageFileError
 from lungseg_utils.files.records import (
-    file_sha256,
     remove_partial,
     require_record,
     write_atomically,
@@ -30,42 +33,11 @@ if TYPE_CHECKING:
 
 _RECORD = "record.json"
 _PROGRESS = "progress.jsonl"
+# A core works on a film at a time. More than four at once would need too much memory for the
+# largest films: 300 MB each.
+_MOST_WORKERS = 4
 
-
-def list_images(
-    folder: Path | str, pattern: str = "*", leave_out: Collection[Path] = ()
-) -> list[Path]:
-    """Image files of a folder, by name; a single file is a list of one.
-
-    Args:
-        folder: The folder, or a file.
-        pattern: `**/*` for the folders in it too.
-        leave_out: Folders whose files do not count.
-
-    Raises:
-        MissingInputError: There is none.
-    """
-    folder = Path(folder)
-    if folder.is_file():
-        return [folder]
-    left_out = {path.resolve() for path in leave_out}
-    # Archives packed on a Mac carry a "._" file beside each.
-    images = [
-        path
-        for path in sorted(folder.glob(pattern))
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not path.name.startswith(".")
-        and left_out.isdisjoint(path.resolve().parents)
-    ]
-    if not images:
-        raise MissingInputError(
-            "What is needed is a PNG, JPEG or other image file, or a folder of them.",
-            f"{folder} ({'no image in it' if folder.exists() else 'no such file or folder'})",
-            "Pass the path of your images; in Colab, upload them with the folder pane first. "
-            "Export DICOM files as PNG.",
-        )
-    return images
+Row = dict[str, object]
 
 
 def name_outputs(files: Sequence[PurePath]) -> list[str]:
@@ -101,7 +73,7 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 @dataclass(frozen=True)
 class ResultFolder:
-    """Results of a folder of images: some files an image, and a table of all images.
+    """Results of many images: some files an image, and a table of all images.
 
     `record.json` says what made them, and of which bytes, and names whatever may lie there;
     `progress.jsonl` gets a line as soon as an image is done. So whenever a call is interrupted,
@@ -109,29 +81,24 @@ class ResultFolder:
 
     Args:
         out: The folder.
-        places: The files of an image under `out`, `{}` for its name from `name_outputs`.
+        places: The files of an image under `out` by their kinds, `{}` for its name from
+            `name_outputs`.
         table: The table's name.
         figures: Its columns between `file` and `error`, with pandas' types.
+        extras: Names of other files that belong to a table that is whole.
     """
 
     out: Path
-    places: tuple[str, ...]
+    places: Mapping[str, str]
     table: str
     figures: Mapping[str, str]
+    extras: tuple[str, ...] = ()
 
-    def find_images(self, folder: Path | str, pattern: str = "*") -> dict[str, Path]:
-        """The images to work on, by their paths relative to `folder`; never results.
-
-        Args:
-            folder: As in `list_images`.
-            pattern: As in `list_images`.
-
-        Raises:
-            MissingInputError: There is none.
-        """
-        images = list_images(folder, pattern, self._folders)
-        root = Path(folder).parent if Path(folder).is_file() else Path(folder)
-        return {path.relative_to(root).as_posix(): path for path in images}
+    @property
+    def files_and_folders(self) -> list[Path]:
+        """All that results consist of; need not exist."""
+        names = self.table, _RECORD, _PROGRESS, *self.extras
+        return [*self._folders, *(self.out / name for name in names)]
 
     def read_record(self) -> dict[str, dict]:
         """Read what made the results, and which images are done.
@@ -159,10 +126,10 @@ class ResultFolder:
 
     def discard(self) -> None:
         """Remove what earlier calls made, the table that lists it first, the record last."""
-        table, *notes = (self.out / name for name in (self.table, _PROGRESS, _RECORD))
+        notes = [self.out / name for name in (_PROGRESS, _RECORD)]
         # Without any of them, what lies in folders of these names was not made by a call.
-        if any(path.exists() for path in (table, *notes)):
-            table.unlink(missing_ok=True)
+        if any(path.exists() for path in (self.out / self.table, *notes)):
+            self._remove_table()
             for folder in filter(Path.exists, self._folders):
                 shutil.rmtree(folder)
             for path in notes:
@@ -170,54 +137,95 @@ class ResultFolder:
 
     def fill(
         self,
-        images: Mapping[str, Path],
+        images: Mapping[str, Callable[[], bytes]],
         parameters: dict[str, object],
-        make: Callable[..., dict[str, object]],
+        make: Callable[[str, bytes, dict[str, Path]], Row],
         title: str,
-    ) -> pandas.DataFrame:
-        """Make what is missing, remove what no longer holds, and write the table.
+        kinds: Collection[str] | None = None,
+    ) -> list[Row]:
+        """Make what is missing, several images at a time, remove what no longer holds, and list it.
 
         Results stay where the image's bytes and the parameters are those they were made from.
         With other parameters, or unknown ones, all are made anew.
 
         Args:
-            images: The files, by what the table calls them.
+            images: Functions that read an image's bytes, by what the table calls it.
             parameters: Whatever decides the results, beside the images; as JSON keeps it.
-            make: Called with an image and the paths of its results, in the order of `places`;
-                writes them, and returns its figures for the table. An image that it refuses with
-                an `ImageFileError` is named in the table, and tried again by the next call.
+            make: Called with an image's name and bytes and the paths of its results by their
+                kinds; writes them, and returns its figures for the table. It is called by several
+                threads. An image that it refuses with an `ImageFileError` is named in the table,
+                and tried again by the next call.
             title: Of the progress bar.
+            kinds: Of `places`, what is wanted; None for all. What an earlier call made beside
+                that stays.
 
         Returns:
             The table: a row an image, in their order.
 
         Raises:
             LungsegError: The record is damaged.
+            StorageError: The disk is full or read-only; what is done is kept.
         """
+        kinds = list(self.places if kinds is None else kinds)
         record = self.read_record()
         if record["parameters"] != parameters:
             self.discard()
             record["files"] = {}
-        entries = self._plan(images, record["files"])
+        entries = self._plan(images, record["files"], kinds)
         # Before anything is made, so that whatever a killed call leaves is named there.
         self._save(parameters, entries)
         todo = [file for file, entry in entries.items() if not entry["row"]]
         done = len(entries) - len(todo)
-        for file in tqdm(todo, desc=title, unit="image", initial=done, total=len(entries)):
-            entries[file] |= self._make(file, images[file], entries[file], make)
-            self._note({file: entries[file]})
+
+        noting = threading.Lock()
+
+        def work(file: str) -> None:
+            paths = {kind: self._paths(entries[file])[kind] for kind in kinds}
+            entry = entries[file] | _make(file, images[file], paths, make)
+            # At once, so that a killed call does none again that was done.
+            with noting:
+                self._note({file: entry})
+                entries[file] = entry
+
+        with tqdm(desc=title, unit="image", initial=done, total=len(entries)) as bar:
+            for _ in _in_parallel(work, todo):
+                bar.update()
         self._save(parameters, entries)
         return self._write_table([entry["row"] for entry in entries.values()])
 
+    def to_frame(self, rows: Sequence[Row]) -> pandas.DataFrame:
+        """The table that `fill` returned, with the columns' types."""
+        import pandas
+
+        return pandas.DataFrame(rows, columns=self._columns).astype(dict(self.figures))
+
+    def paths_of(self, kind: str) -> dict[str, Path]:
+        """Where the results of a kind lie, by their images' names in the table."""
+        entries = self.read_record()["files"]
+        return {file: self._paths(entry)[kind] for file, entry in entries.items()}
+
+    @property
+    def _columns(self) -> list[str]:
+        return ["file", *self.figures, "error"]
+
     @property
     def _folders(self) -> list[Path]:
-        return [(self.out / place).parent for place in self.places]
+        return [(self.out / place).parent for place in self.places.values()]
 
-    def _paths(self, entry: dict) -> list[Path]:
+    def _remove_table(self) -> None:
+        for name in (self.table, *self.extras):
+            (self.out / name).unlink(missing_ok=True)
+
+    def _paths(self, entry: dict) -> dict[str, Path]:
         name = entry["output"].removesuffix(".png")
-        return [self.out / place.format(name) for place in self.places]
+        return {kind: self.out / place.format(name) for kind, place in self.places.items()}
 
-    def _plan(self, images: Mapping[str, Path], recorded: dict[str, dict]) -> dict[str, dict]:
+    def _plan(
+        self,
+        images: Mapping[str, Callable[[], bytes]],
+        recorded: dict[str, dict],
+        kinds: Sequence[str],
+    ) -> dict[str, dict]:
         """An entry an image: as recorded, or without a row where it is yet to be made.
 
         Removes the results of all others, with what killed processes left half-written.
@@ -225,33 +233,33 @@ class ResultFolder:
         names = name_outputs([PurePath(file) for file in images])
         entries = {}
         known = tqdm(images.items(), "Comparing", unit="image", disable=not recorded, leave=False)
-        for (file, path), name in zip(known, names, strict=True):
+        for (file, read), name in zip(known, names, strict=True):
             former, new = recorded.get(file), {"sha256": "", "output": f"{name}.png", "row": {}}
-            entries[file] = former if self._holds(former, new["output"], path) else new
+            entries[file] = former if self._holds(former, new["output"], read, kinds) else new
         if entries != recorded:
-            (self.out / self.table).unlink(missing_ok=True)
-        found = {path for entry in recorded.values() for path in self._paths(entry)}
-        kept = {path for one in entries.values() if one["row"] for path in self._paths(one)}
+            self._remove_table()
+        found = {path for entry in recorded.values() for path in self._paths(entry).values()}
+        kept = {
+            path for one in entries.values() if one["row"] for path in self._paths(one).values()
+        }
         for folder in {self.out, *(path.parent for path in found)}:
             remove_partial(folder)
         for path in found - kept:
             path.unlink(missing_ok=True)
         return entries
 
-    def _holds(self, entry: dict | None, output: str, path: Path) -> bool:
+    def _holds(
+        self, entry: dict | None, output: str, read: Callable[[], bytes], kinds: Sequence[str]
+    ) -> bool:
         if not entry or not entry["sha256"] or entry["output"] != output:
             return False
-        return all(map(Path.is_file, self._paths(entry))) and entry["sha256"] == _sha256(path)
-
-    def _make(self, file: str, path: Path, entry: dict, make: Callable) -> dict[str, object]:
-        # Before it is read: bytes that change meanwhile are then made again.
-        digest = _sha256(path)
-        try:
-            figures = make(path, *self._paths(entry))
-        except ImageFileError as error:
-            reason = str(error.received).removeprefix(f"{path}: ")
-            return {"row": {"file": file, "error": f"{error.rule} {reason}"}}
-        return {"sha256": digest, "row": {"file": file, **figures, "error": ""}}
+        # What could not be made of an image, as its note says, is not waited for.
+        paths, absent = self._paths(entry), entry.get("absent", [])
+        if not all(paths[kind].is_file() or kind in absent for kind in kinds):
+            return False
+        with contextlib.suppress(ImageFileError):  # named when the image is read
+            return entry["sha256"] == hashlib.sha256(read()).hexdigest()
+        return False
 
     def _note(self, done: dict[str, dict]) -> None:
         def append() -> None:
@@ -264,17 +272,47 @@ class ResultFolder:
         write_json(self.out / _RECORD, {"parameters": parameters, "files": entries})
         (self.out / _PROGRESS).unlink(missing_ok=True)
 
-    def _write_table(self, rows: list[dict[str, object]]) -> pandas.DataFrame:
-        import pandas
+    def _write_table(self, rows: list[Row]) -> list[Row]:
+        def write(path: Path) -> None:
+            with path.open("w", encoding="utf-8", newline="") as file:
+                table = csv.DictWriter(file, self._columns, lineterminator="\n")
+                table.writeheader()
+                table.writerows(rows)
 
-        columns = ["file", *self.figures, "error"]
-        table = pandas.DataFrame(rows, columns=columns).astype(dict(self.figures))
-        write_atomically(self.out / self.table, lambda path: table.to_csv(path, index=False))
-        return table
+        write_atomically(self.out / self.table, write)
+        return rows
 
 
-def _sha256(path: Path) -> str:
+def _make(
+    file: str, read: Callable[[], bytes], paths: dict[str, Path], make: Callable
+) -> dict[str, object]:
+    """Make an image's results; returns what its entry gets."""
     try:
-        return file_sha256(path)
-    except OSError:  # named when the image is read
-        return ""
+        # Read once, so that the digest is that of the bytes that were used.
+        content = read()
+        figures = make(file, content, paths)
+    except ImageFileError as error:
+        # Without the folders that lead to it.
+        reason = str(error.received).partition(f"{file}: ")[2] or error.received
+        return {"row": {"file": file, "error": f"{error.rule} {reason}"}}
+    absent = [kind for kind, path in paths.items() if not path.is_file()]
+    digest = hashlib.sha256(content).hexdigest()
+    return {"sha256": digest, "absent": absent, "row": {"file": file, **figures, "error": ""}}
+
+
+def _in_parallel(work: Callable[[str], None], files: Sequence[str]) -> Iterator[None]:
+    """Call `work` for several files at a time; a failure ends what has not begun."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(cores or 1, _MOST_WORKERS)
+    left, waiting = iter(files), set()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            # One more than are worked on, so that nobody waits for the next.
+            while waiting := waiting | {
+                pool.submit(work, file) for file in islice(left, workers + 1 - len(waiting))
+            }:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -50,25 +50,32 @@ def clean_mask(mask: np.ndarray) -> np.ndarray:
     Returns:
         uint8 {0, 1} (H, W); an empty mask stays empty.
     """
-    return _fill_holes(_two_largest(np.asarray(mask).astype(np.uint8)))
+    mask = np.asarray(mask).astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(mask)
+    cleaned = np.zeros_like(mask)
+    if width:
+        part = slice(top, top + height), slice(left, left + width)
+        cleaned[part] = _fill_holes(_two_largest(mask[part], SMALLEST_LUNG * mask.size))
+    return cleaned
 
 
-def _two_largest(mask: np.ndarray) -> np.ndarray:
+def _two_largest(mask: np.ndarray, smallest: float) -> np.ndarray:
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     areas = statistics[1:, cv2.CC_STAT_AREA]
     # A stable sort: of equal areas the one met first stays, on every machine.
     largest = np.argsort(-areas, kind="stable")[:2]
-    kept = [k for k in largest if k == largest[0] or areas[k] >= SMALLEST_LUNG * mask.size]
+    kept = [k for k in largest if k == largest[0] or areas[k] >= smallest]
     keep = np.zeros(count, np.uint8)
     keep[[1 + k for k in kept]] = 1
     return keep[labels]
 
 
 def _fill_holes(mask: np.ndarray) -> np.ndarray:
-    # One pixel of background all around joins whatever touches the image's edge.
-    background = np.pad(1 - mask, 1, constant_values=1)
-    _, labels = cv2.connectedComponents(background, connectivity=4)
-    return (labels != labels[0, 0]).astype(np.uint8)[1:-1, 1:-1]
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    # One at a time: where the insides of two overlap, filling them together would leave a hole.
+    for outline in outlines:
+        cv2.drawContours(mask, [outline], -1, 1, cv2.FILLED)
+    return mask
 
 
 def lungs_are_bright(image: np.ndarray, probability: np.ndarray) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -19,13 +18,9 @@ from lungseg_utils.errors import (
 from lungseg_utils.files.records import file_sha256, write_atomically
 from lungseg_utils.preparation.arrays import data_digest, load_prepared
 from lungseg_utils.preparation.cases import Cases
-from lungseg_utils.preparation.imaging import to_model_input
-from lungseg_utils.training.devices import explained_exhaustion
+from lungseg_utils.segment.network import ExportedRun, predict_images
 from lungseg_utils.training.runs import NOTEBOOKS, Run
 from lungseg_utils.workspace import Workspace
-
-if TYPE_CHECKING:
-    from lungseg_utils.segment.shipped import ShippedRun
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
@@ -79,7 +74,7 @@ def predict_all(
 
 
 def predict_in_batches(
-    run: Run | ShippedRun, images: np.ndarray, title: str = "", batch_size: int = 8
+    run: Run | ExportedRun, images: np.ndarray, title: str = "", batch_size: int = 8
 ) -> np.ndarray:
     """Probabilities of many images, with a progress bar.
 
@@ -92,38 +87,12 @@ def predict_in_batches(
     Returns:
         float32 `(N, size, size)` in [0, 1].
     """
-    model, probability = run.load_model(), np.empty(images.shape, np.float32)
+    predictor, probability = run.load_predictor(), np.empty(images.shape, np.float32)
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, title or f"Predicting {run.name}", unit="batch"):
         batch = slice(start, start + batch_size)
-        probability[batch] = predict_images(run, model, images[batch])
+        probability[batch] = predict_images(run, predictor, images[batch])
     return probability
-
-
-def predict_images(run: Run | ShippedRun, model, images: np.ndarray) -> np.ndarray:
-    """Probabilities of a batch of images at the run's size.
-
-    Args:
-        run: Gives the preprocessing.
-        model: What `run.load_model()` returned.
-        images: uint8 `(N, size, size)` grey.
-
-    Returns:
-        float32 `(N, size, size)` in [0, 1].
-
-    Raises:
-        MemoryExhaustedError: The batch does not fit; says what to lower.
-    """
-    import keras
-
-    inputs = to_model_input(run.config.preprocessing.apply_all(np.asarray(images)))
-    with explained_exhaustion(
-        f"A batch of {len(inputs)} X-rays of {inputs.shape[1]} × {inputs.shape[2]} pixels",
-        "Lower batch_size where there are several, end other notebooks that use the GPU, or take "
-        "a run of lower SIZE or BASE_FILTERS.",
-    ):
-        # Called directly: `predict` would compile anew for each split and each smaller batch.
-        return keras.ops.convert_to_numpy(model(inputs, training=False))[..., 0]
 
 
 def load_predictions(run_folder: Path | str, split: str) -> tuple[list[str], np.ndarray]:

@@ -1,201 +1,165 @@
-"""Any X-ray in, its lung mask out at the X-ray's own size."""
+"""Any chest film in, its lungs out: one at a time, or all that a person has."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+import contextlib
+import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
-import pandas as pd
 
-from lungseg_utils.errors import ImageFileError
-from lungseg_utils.files.images import write_png
+from lungseg_utils import __version__
+from lungseg_utils.errors import StaleOutputError, check_known, shortened
+from lungseg_utils.files.records import read_json, write_json
 from lungseg_utils.files.storage import explained, hold
-from lungseg_utils.preparation.imaging import (
-    read_image,
-    resize_image,
-    resize_probability,
-    to_grey,
-)
-from lungseg_utils.segment.folders import ResultFolder
+from lungseg_utils.preparation.imaging import resize_image, resize_probability
+from lungseg_utils.segment.films import Film, read_film, turn_back, turn_upright
+from lungseg_utils.segment.folders import ResultFolder, Row
+from lungseg_utils.segment.lungs import LUNG_COLUMNS, Segmentation, describe_lungs
+from lungseg_utils.segment.network import ExportedRun, load_onnx, predict_images
 from lungseg_utils.segment.postprocess import clean_mask, doubt, lungs_are_bright, to_mask
-from lungseg_utils.segment.predict import predict_images
-from lungseg_utils.segment.shipped import SHIPPED, ShippedRun, load_shipped, predicting_part
-from lungseg_utils.training.runs import Run, load_run
 
-LEAST_SIDE = 32
-_FIGURES = {
-    "width": "Int64",
-    "height": "Int64",
-    "lung_fraction": "float64",
-    "inverted": "boolean",
-}
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lungseg_utils.training.runs import Run
+
+TABLE = "lungs.csv"
+REPORT = "run.json"
+_FORMER_TABLE = "segmented.csv"  # of an earlier version
 # Raised whenever the same network would find another mask in the same film.
-_VERSION = 1
-
-# Okabe and Ito's sky blue, as blue, green, red: told apart by colour-blind readers.
-_CONTOUR_BGR = (233, 180, 86)
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """The lungs found in one X-ray.
-
-    Args:
-        image: uint8 `(H, W)`, the X-ray as read.
-        probability: float32 `(H, W)` in [0, 1].
-        mask: uint8 {0, 1} `(H, W)`, post-processed.
-        inverted: Whether black and white are exchanged on this film, so that its lungs are
-            bright; they were then found on its inverse.
-    """
-
-    image: np.ndarray
-    probability: np.ndarray
-    mask: np.ndarray
-    inverted: bool = False
-
-    @property
-    def overlay(self) -> np.ndarray:
-        """uint8 `(H, W, 3)` RGB: the X-ray with the mask's contour."""
-        colour = cv2.cvtColor(self.image, cv2.COLOR_GRAY2BGR)
-        contours, _ = cv2.findContours(self.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        width = max(1, round(max(self.image.shape) / 256))
-        cv2.drawContours(colour, contours, -1, _CONTOUR_BGR, width, cv2.LINE_AA)
-        return colour[..., ::-1]
-
-    @property
-    def lung_fraction(self) -> float:
-        """Share of the image that is lung."""
-        return float(self.mask.mean())
+_VERSION = 2
 
 
 class Segmenter:
-    """A trained network, ready for X-rays of any size.
+    """A trained network, ready for films of any size.
 
     Example:
         >>> segmenter = Segmenter.load("unet")  # doctest: +SKIP
-        >>> segmenter.segment("chest.png").mask.shape  # doctest: +SKIP
+        >>> segmenter.segment("chest.dcm").mask.shape  # doctest: +SKIP
 
     Args:
         run: A trained run, or shipped weights; its size and preprocessing are replayed.
     """
 
-    def __init__(self, run: Run | ShippedRun) -> None:
+    def __init__(self, run: Run | ExportedRun) -> None:
         self.run = run
-        self.model = run.load_model()
+        # Several films at a time are quicker, each on one core, than one on all cores.
+        self._predictor = (
+            run.load_predictor(threads=1) if isinstance(run, ExportedRun) else run.load_predictor()
+        )
         # A network that never saw inverted films says nothing about one.
         self._knows_inverted_films = run.config.augmentation.invert > 0
 
     @classmethod
     def load(cls, name_or_folder: Path | str = "unet") -> Segmenter:
-        """Load shipped weights by their name, or a run of one's own by its folder.
+        """Load shipped weights by their name, or a network of one's own by its path.
 
         With the package come `unet`, `unetpp` and `pix2pix`, trained on X-rays of the Montgomery
-        County and Shenzhen sets, and `unet-shenzhen` and `unet-montgomery`, a U-Net of one set
-        alone. These weights are for research, not for commercial use, and no medical device: their
-        terms, and what to cite, are in `weights/LICENSE` of the package.
+        County and Shenzhen sets; a checkout has `unet-shenzhen` and `unet-montgomery` too, a U-Net
+        of one set alone. These weights are for research, not for commercial use, and no medical
+        device: their terms, and what to cite, are in `weights/LICENSE` of the package. They, and
+        files of `export_onnx`, are run by ONNX Runtime; a run's folder needs Keras.
 
         Args:
-            name_or_folder: One of these names as text, or `runs/<name>` of a workspace. A `Path`
-                is always a folder.
+            name_or_folder: One of these names as text, `runs/<name>` of a workspace, or a file of
+                `export_onnx`. A `Path` is never a name.
 
         Raises:
-            MissingInputError: No trained run, or no shipped file, is there.
-            LungsegError: The text is neither a name nor a folder, or the weights are damaged.
+            MissingInputError: No trained run, or no such file, is there.
+            LungsegError: The text is neither a name nor a path, or the weights are damaged.
         """
-        if isinstance(name_or_folder, str) and _is_name(name_or_folder):
+        from lungseg_utils.segment.shipped import SHIPPED, load_shipped
+
+        path = Path(name_or_folder)
+        # A single word that is no folder can only be a name, if a misspelt one.
+        word = path.name == str(name_or_folder) and not path.exists() and path.suffix != ".onnx"
+        if isinstance(name_or_folder, str) and (name_or_folder in SHIPPED or word):
             return cls(load_shipped(name_or_folder))
-        return cls(load_run(name_or_folder))
+        if path.suffix == ".onnx":
+            return cls(load_onnx(path))
+        from lungseg_utils.training.runs import load_run
+
+        return cls(load_run(path))
 
     def segment(self, image: Path | str | np.ndarray) -> Segmentation:
-        """Find the lungs in an X-ray.
+        """Find the lungs in a film.
 
-        The image is squashed to the network's square; the probability goes back to the
-        image's own size and is thresholded there. Where a network that knows inverted films from
-        its training finds lungs brighter than what lies around them, the inverse is predicted
-        too, and the answer is taken of which the network is surer.
+        It is turned upright where its file says how it lies, and squashed to the network's square;
+        the probability goes back to the film's own size and is thresholded there. Where a network
+        that knows inverted films from its training finds lungs brighter than what lies around
+        them, the inverse is predicted too, and the answer is taken of which the network is surer.
 
         Args:
-            image: An image file, or an array as in `to_grey`: grey `(H, W)`, RGB `(H, W, 3)` or
-                RGBA `(H, W, 4)`.
+            image: A film: a file (PNG, JPEG, TIFF, DICOM, NIfTI) or an array, as for `read_film`:
+                grey `(H, W)`, RGB `(H, W, 3)` or RGBA `(H, W, 4)`.
 
         Returns:
-            The mask, at the image's own size.
+            The lungs, at the film's own size.
 
         Raises:
-            ImageFileError: The file cannot be read, or the image is smaller than 32 pixels or of a
-                single grey level.
+            ImageFileError: The film cannot be read, or is no frontal chest film by its file.
             InvalidValueError: The array is no image.
         """
-        name = "an array" if isinstance(image, np.ndarray) else str(image)
-        image = to_grey(image) if isinstance(image, np.ndarray) else read_image(image)
-        _check_content(image, name)
-        small = resize_image(image, self.run.config.size)
-        probability, inverted = self._predict(small)
-        height, width = image.shape
-        probability = resize_probability(probability, (width, height))
-        return Segmentation(image, probability, clean_mask(to_mask(probability)), inverted)
+        return self._segment(read_film(image))
 
-    def segment_folder(self, folder: Path | str, out: Path | str) -> pd.DataFrame:
-        """Segment every image of a folder.
+    def segment_folder(
+        self,
+        folder: Path | str | Sequence[Path | str],
+        out: Path | str,
+        save: Collection[str] = ("mask", "overlay"),
+        deidentified: bool = False,
+    ) -> pd.DataFrame:
+        """Segment every film of files, folders, patterns and zip archives, several at a time.
 
-        What an earlier call made of the same files with the same network stays, also where that
-        call was interrupted or killed: only the rest is segmented. What it made of other files, or
-        with another network, is removed. `segmented.csv` is there only beside the masks it lists.
-        A file that cannot be segmented is named in the table, and at the end in print, and the
-        others go on.
+        What an earlier call made of the same films with the same network stays, also where that
+        call was interrupted or killed: only the rest is segmented. What it made of other films, or
+        with another network, is removed. The table is there only beside the results it lists. A
+        film that cannot be segmented is named in the table, and the others go on.
 
         Args:
-            folder: X-rays, or a single file.
-            out: Gets `masks/<name>_mask.png` (0 and 255, the X-ray's own size),
-                `overlays/<name>_overlay.png`, `segmented.csv` and `record.json`. The names are
-                those of `name_outputs`.
+            folder: One or several, as for `find_films`; every file counts, whatever its name.
+            out: Gets the results in folders of their kinds, `lungs.csv` (the table), `run.json`
+                (what made it) and `record.json` (from which the next call goes on).
+            save: Which results: `mask` (PNG, 0 and 255), `labels` (PNG, 1 the patient's right lung
+                and 2 the left), `overlay` (PNG), `nifti` (labels), `dicom-seg`,
+                `secondary-capture` (an overlay as DICOM), `gallery` (one page, `gallery.html`).
+            deidentified: Leave the patient's identity out of DICOM objects too, which otherwise
+                have it from the film. Nothing else ever has.
 
         Returns:
-            A row a file: `file`, `width`, `height`, `lung_fraction`, `inverted` (as in
-            `Segmentation`), `error` (empty when all went well).
+            A row a film: `file`, `LUNG_COLUMNS` of `segment.lungs`, `error` (empty where there
+            was none).
 
         Raises:
-            MissingInputError: There is no image.
+            InvalidValueError: A kind of result is unknown.
+            MissingInputError: There is no file.
             StorageError: The disk is full or read-only; what was segmented is kept.
+            StaleOutputError: `out` belongs to something else.
             LungsegError: The record in `out` is damaged.
             LockedError: Another process writes there.
         """
-        out = Path(out)
-        places = "masks/{}_mask.png", "overlays/{}_overlay.png"
-        results = ResultFolder(out, places, "segmented.csv", _FIGURES)
-        images = results.find_images(folder)
-        with hold(out / results.table, "segmenting"), explained(out):
-            table = results.fill(images, self._parameters(), self._segment_file, "Segmenting")
-        _tell_failures(table)
-        return table
+        results, rows = fill_folder(self, folder, out, save, deidentified, "segment_folder")
+        return results.to_frame(rows)
 
-    def _segment_file(self, path: Path, mask: Path, overlay: Path) -> dict[str, object]:
-        """Write an X-ray's mask and overlay; returns its figures for the table."""
-        result = self.segment(path)
-        write_png(mask, result.mask * 255)
-        write_png(overlay, result.overlay[..., ::-1])
-        height, width = result.image.shape
-        return {
-            "width": width,
-            "height": height,
-            "lung_fraction": round(result.lung_fraction, 4),
-            "inverted": result.inverted,
-        }
+    def _segment(self, film: Film) -> Segmentation:
+        upright = turn_upright(film.image, film.header.orientation)
+        small = resize_image(np.ascontiguousarray(upright), self.run.config.size)
+        coarse, inverted = self._predict(small)
+        height, width = upright.shape
+        mask = clean_mask(to_mask(resize_probability(coarse, (width, height))))
+        mask = np.ascontiguousarray(turn_back(mask, film.header.orientation))
+        return Segmentation(film, coarse, mask, inverted)
 
     def _parameters(self) -> dict[str, object]:
-        """Whatever decides an X-ray's mask: the network's weights as loaded, and their use."""
-        import keras
-
-        digest = hashlib.sha256()
-        for variable in predicting_part(self.model).weights:
-            digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+        """Whatever decides a film's mask: the network's weights, and their use."""
         config = self.run.config
         return {
             "version": _VERSION,
-            "weights_sha256": digest.hexdigest(),
+            "network": self.run.name,
+            "weights_sha256": self.run.weights_sha256,
             "size": config.size,
             "preprocessing": config.preprocessing.to_dict(),
             "knows_inverted_films": self._knows_inverted_films,
@@ -203,38 +167,86 @@ class Segmenter:
 
     def _predict(self, small: np.ndarray) -> tuple[np.ndarray, bool]:
         """Probability (size, size), and whether it was found on the inverse of the image."""
-        probability = predict_images(self.run, self.model, small[None])[0]
+        probability = predict_images(self.run, self._predictor, small[None])[0]
         if not self._knows_inverted_films or not lungs_are_bright(small, probability):
             return probability, False
-        of_inverse = predict_images(self.run, self.model, 255 - small[None])[0]
+        of_inverse = predict_images(self.run, self._predictor, 255 - small[None])[0]
         if doubt(of_inverse) < doubt(probability):
             return of_inverse, True
         return probability, False
 
 
-def _is_name(text: str) -> bool:
-    # A single word that is no folder can only be a name, if a misspelt one.
-    return text in SHIPPED or (Path(text).name == text and not Path(text).exists())
+def fill_folder(
+    segmenter: Segmenter,
+    inputs: Path | str | Sequence[Path | str],
+    out: Path | str,
+    save: Collection[str],
+    deidentified: bool,
+    command: str,
+) -> tuple[ResultFolder, list[Row]]:
+    """`Segmenter.segment_folder` without pandas, for the command line.
+
+    Args:
+        segmenter: The network.
+        inputs: As there, and so for the rest.
+        out: As there.
+        save: As there.
+        deidentified: As there.
+        command: Noted in `run.json`.
+
+    Returns:
+        Where the results lie, and the rows of the table.
+    """
+    from lungseg_utils.segment.inputs import find_films
+    from lungseg_utils.segment.outputs import GALLERY, PLACES, save_results, write_gallery
+
+    check_known(list(save), PLACES, "A result to save")
+    out = Path(out)
+    page = out / GALLERY
+    results = ResultFolder(out, PLACES, TABLE, LUNG_COLUMNS, (REPORT, GALLERY, _FORMER_TABLE))
+    _check_report(out / REPORT)
+    films = find_films(inputs, results.files_and_folders)
+    parameters = segmenter._parameters() | {"deidentified": deidentified}
+    network = f"{segmenter.run.name} {parameters['weights_sha256'][:16]}"
+
+    def make(file: str, content: bytes, paths: dict[str, Path]) -> Row:
+        begun = time.perf_counter()
+        result = segmenter._segment(read_film(file, content))
+        note = save_results(result, paths, network, deidentified)
+        seconds = round(time.perf_counter() - begun, 3)
+        return describe_lungs(result) | {"seconds": seconds, "note": note or None}
+
+    with hold(out / TABLE, "segmenting"), explained(out):
+        rows = results.fill(films, parameters, make, "Segmenting", save)
+        if "gallery" in save:
+            write_gallery(page, rows, results.paths_of("gallery"))
+        else:
+            page.unlink(missing_ok=True)
+        failed = [f"  {row['file']}: {row['error']}" for row in rows if row["error"]]
+        whole = len(rows) - len(failed)
+        counts = {"films": len(rows), "segmented": whole, "failed": len(failed)}
+        report = {"command": command, "save": list(save), "parameters": parameters}
+        write_json(out / REPORT, report | {"counts": counts, "versions": _versions()})
+    if failed:
+        print(f"{len(failed)} of {len(rows)} films could not be segmented:")
+        print(*shortened(failed), sep="\n")
+    return results, rows
 
 
-def _check_content(image: np.ndarray, name: str) -> None:
-    height, width = image.shape
-    if min(height, width) < LEAST_SIDE:
-        raise ImageFileError(
-            f"An X-ray has at least {LEAST_SIDE} pixels a side.",
-            f"{name}: {width} × {height} pixels",
-            "Pass the X-ray at its own size.",
+def _versions() -> dict[str, str]:
+    from lungseg_utils.environment import versions
+
+    return {"lungseg_utils": __version__, **versions()}
+
+
+def _check_report(path: Path) -> None:
+    """Refuse a folder of something else, such as a training run, whose record would be lost."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if {"command", "counts"} <= set(read_json(path)):
+            return
+    if path.exists():
+        raise StaleOutputError(
+            f"A folder for results holds no {REPORT} of something else.",
+            path,
+            "Choose another folder for the results.",
         )
-    if image.min() == image.max():
-        raise ImageFileError(
-            "An X-ray has more than one grey level.",
-            f"{name}: every pixel is {image.flat[0]}",
-            "Export it again.",
-        )
-
-
-def _tell_failures(table: pd.DataFrame) -> None:
-    failed = table[table["error"] != ""]
-    if len(failed):
-        print(f"{len(failed)} of {len(table)} files could not be segmented:")
-        print("\n".join(f"  {file}: {error}" for file, error in failed[["file", "error"]].values))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from lungseg_utils.errors import LungsegError, MissingInputError
 from lungseg_utils.files.records import file_sha256, require_record, write_json
 from lungseg_utils.models.registry import NETWORKS, build_architecture
 from lungseg_utils.training.config import TrainingConfig
+from lungseg_utils.training.devices import explained_exhaustion
 from lungseg_utils.training.weights import assign_weights, read_weights, save_weights, weights_of
 
 RECORD = "run.json"
@@ -50,6 +51,11 @@ class Run:
         return pd.read_csv(self.folder / HISTORY)
 
     @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the best weights' file."""
+        return file_sha256(self.best_weights)
+
+    @property
     def best_weights(self) -> Path:
         """The weights of the epoch with the best validation Dice."""
         return self.folder / BEST
@@ -76,6 +82,23 @@ class Run:
                 train_again(self.folder),
             ) from error
         return model
+
+    def load_predictor(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The run's network as a function: float32 `(N, size, size, 1)` to probability."""
+        model = self.load_model()
+
+        def predict(inputs: np.ndarray) -> np.ndarray:
+            import keras
+
+            with explained_exhaustion(
+                f"A batch of {len(inputs)} X-rays of {inputs.shape[1]} × {inputs.shape[2]} pixels",
+                "Lower batch_size where there are several, end other notebooks that use the GPU, "
+                "or take a run of lower SIZE or BASE_FILTERS.",
+            ):
+                # Called directly: `predict` would compile anew for each smaller batch.
+                return keras.ops.convert_to_numpy(model(inputs, training=False))
+
+        return predict
 
 
 def load_run(folder: Path | str) -> Run:

@@ -43,8 +43,7 @@ from lungseg_utils.acquire.archives import unpack_zip
 from lungseg_utils.errors import ImageFileError, LungsegError
 from lungseg_utils.manifest import default_manifest_path, load_manifest
 from lungseg_utils.preparation.imaging import read_image, read_mask
-from lungseg_utils.segment.shipped import load_shipped
-from lungseg_utils.training.config import TrainingConfig
+from lungseg_utils.training.weights import read_weights
 
 BATCH = 500
 SECONDS = 10  # the longest that one case of a few kilobytes may take
@@ -166,14 +165,12 @@ def _archive_case(rng: np.random.Generator, place: Path) -> None:
 
 def _weights_case(rng: np.random.Generator, place: Path) -> None:
     content = damage(WEIGHTS, rng, [*ARCHIVES, IMAGES[0][1]])
-    (place / "unet.npz").write_bytes(content)
-    entry = {
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
-        "config": TrainingConfig().to_dict(),
-    }
-    (place / "weights.json").write_text(json.dumps({"unet": entry}))
-    arrays = load_shipped("unet", place).arrays
+    (place / "best.npz").write_bytes(content)
+    try:
+        arrays = read_weights(place / "best.npz", hashlib.sha256(content).hexdigest())
+    except ValueError as error:
+        # As `Run.load_model` does.
+        raise LungsegError("A run's weights must be whole.", error, "Train again.") from error
     _require(all(array.dtype != object for array in arrays.values()), "objects")
 
 

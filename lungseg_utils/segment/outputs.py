@@ -1,0 +1,172 @@
+"""What is kept of a film: mask, labels, overlay, NIfTI, DICOM objects, the gallery's picture."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lungseg_utils.errors import ImageFileError
+from lungseg_utils.files.dicom_objects import write_capture, write_segmentation
+from lungseg_utils.files.images import write_png
+from lungseg_utils.files.records import write_atomically
+from lungseg_utils.segment.films import INSTALL_NIFTI, nifti_rows, turn_upright
+from lungseg_utils.segment.lungs import Segmentation
+
+# Where each kind of result lies, `{}` for the film's name.
+PLACES = {
+    "mask": "masks/{}_mask.png",
+    "labels": "labels/{}_labels.png",
+    "overlay": "overlays/{}_overlay.png",
+    "nifti": "nifti/{}.nii.gz",
+    "dicom-seg": "dicom-seg/{}.dcm",
+    "secondary-capture": "secondary-capture/{}.dcm",
+    "gallery": "gallery/{}.jpg",
+}
+GALLERY = "gallery.html"
+_PAGE = Path(__file__).with_name(GALLERY)
+_THUMBNAIL_SIDE = 384
+_CAPTURE_SIDE = 2048
+
+
+def save_results(
+    result: Segmentation, paths: dict[str, Path], network: str, deidentified: bool
+) -> str:
+    """Write a film's results.
+
+    Args:
+        result: Of the film.
+        paths: By kind, of `PLACES`.
+        network: Names the network and its weights in DICOM objects.
+        deidentified: As for `write_segmentation`.
+
+    Returns:
+        A note on what could not be written, as the film is no DICOM or a package is missing;
+        empty where all was.
+    """
+    notes = []
+    for kind, path in paths.items():
+        try:
+            if kind in _DICOM:
+                if result.film.dataset is None:
+                    raise ImageFileError("", "the film is no DICOM file", "")
+                _DICOM[kind](result, path, network, deidentified)
+            else:
+                _WRITERS[kind](result, path)
+        except ImageFileError as error:
+            notes.append(f"no {kind}: {' '.join(filter(None, (error.rule, str(error.received))))}")
+    return "; ".join(notes)
+
+
+def _write_overlay(result: Segmentation, path: Path) -> None:
+    write_png(path, result.overlay[..., ::-1])
+
+
+def _write_thumbnail(result: Segmentation, path: Path) -> None:
+    _, content = cv2.imencode(
+        ".jpg", result.draw_overlay(_THUMBNAIL_SIDE)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80]
+    )
+    write_atomically(path, lambda temporary: temporary.write_bytes(content.tobytes()))
+
+
+def _write_nifti(result: Segmentation, path: Path) -> None:
+    try:
+        import nibabel
+    except ImportError as error:
+        raise ImageFileError("NIfTI files need nibabel.", path.name, INSTALL_NIFTI) from error
+    film = result.film
+    if film.nifti is not None:
+        # In the film's own array and geometry, so that it lies on the film as that is.
+        data = nifti_rows(result.labels, film.nifti).reshape(film.nifti.shape)
+        affine = film.nifti.affine
+    else:
+        # Upright: columns to the patient's left, rows to the feet; NIfTI counts towards right,
+        # front and head. The front stands for the head, as for all pictures.
+        data = turn_upright(result.labels, film.header.orientation).T[..., np.newaxis]
+        rows, columns = film.header.spacing or (1.0, 1.0)
+        if (film.header.orientation or "L")[0] in "HF":
+            rows, columns = columns, rows
+        affine = np.diag([-columns, -rows, 1.0, 1.0])
+    made = nibabel.Nifti1Image(np.ascontiguousarray(data), affine)
+    made.header.set_xyzt_units("mm" if film.header.spacing else "unknown")
+    write_atomically(path, lambda temporary: nibabel.save(made, temporary))
+
+
+def _write_segmentation(result: Segmentation, path: Path, network: str, deidentified: bool) -> None:
+    write_segmentation(path, result.labels, result.film.dataset, network, deidentified)
+
+
+def _write_capture(result: Segmentation, path: Path, network: str, deidentified: bool) -> None:
+    picture = result.draw_overlay(_CAPTURE_SIDE)
+    write_capture(path, picture, result.film.dataset, network, deidentified)
+
+
+_WRITERS: dict[str, Callable[..., None]] = {
+    "mask": lambda result, path: write_png(path, result.mask * 255),
+    "labels": lambda result, path: write_png(path, result.labels),
+    "overlay": _write_overlay,
+    "nifti": _write_nifti,
+    "gallery": _write_thumbnail,
+}
+_DICOM: dict[str, Callable[..., None]] = {
+    "dicom-seg": _write_segmentation,
+    "secondary-capture": _write_capture,
+}
+
+
+def write_gallery(
+    path: Path, rows: Iterable[Mapping[str, object]], pictures: Mapping[str, Path]
+) -> Path:
+    """Write one page of all films with their outlines, that opens from the disk.
+
+    Films are sorted by name; the page has a search, a filter and an order of its own.
+
+    Args:
+        path: The page.
+        rows: Of the table.
+        pictures: JPEG files by the films' names in the table; where there is none, the page says
+            so.
+    """
+    before, after = _PAGE.read_text(encoding="utf-8").split("<!-- films -->\n")
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(before)
+            for row in sorted(rows, key=lambda row: str(row["file"])):
+                file.write(_figure(row, pictures[str(row["file"])]))
+            file.write(after)
+
+    return write_atomically(path, write)
+
+
+def _figure(row: Mapping[str, object], picture: Path) -> str:
+    name, error, note = (str(row.get(key) or "") for key in ("file", "error", "note"))
+    state = "error" if error else "note" if note else "whole"
+    shown = '<div class="none">no picture</div>'
+    if picture.is_file():
+        data = base64.b64encode(picture.read_bytes()).decode("ascii")
+        alt = html.escape(f"{name} with the outlines of its lungs", quote=True)
+        shown = f'<img loading="lazy" alt="{alt}" src="data:image/jpeg;base64,{data}">'
+    lines = f'<div class="error">{html.escape(error)}</div>' if error else _facts(row)
+    lines += f'<div class="error">{html.escape(note)}</div>' if note else ""
+    text = html.escape(f"{name} {error} {note}".lower(), quote=True)
+    return (
+        f'<figure data-state="{state}" data-share="{row.get("lung_fraction") or 0}" '
+        f'data-text="{text}">{shown}<figcaption><div class="name">{html.escape(name)}</div>'
+        f"{lines}</figcaption></figure>\n"
+    )
+
+
+def _facts(row: Mapping[str, object]) -> str:
+    facts = {"lungs": f"{float(row['lung_fraction']):.1%} of the film"}
+    for side in ("right", "left"):
+        area = row.get(f"{side}_mm2")
+        facts[side] = f"{float(row[f'{side}_share']):.1%}" + (
+            f", {float(area) / 100:.0f} cm²" if area else ""
+        )
+    listed = "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in facts.items())
+    return f"<dl>{listed}</dl>"
