@@ -5,7 +5,9 @@ Needs highdicom: `pip install "lungseg-utils[dicom]"`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,17 +69,18 @@ def write_segmentation(
         for number, (label, code, meaning) in enumerate(SEGMENTS, 1)
     ]
     planes = np.stack([labels == number for number in range(1, len(SEGMENTS) + 1)], axis=-1)
-    made = hd.seg.Segmentation(
-        [source],
-        planes[np.newaxis].astype(np.uint8),
-        hd.seg.SegmentationTypeValues.BINARY,
-        segments,
-        **_identifiers(source, network, "segmentation", 9001),
-        manufacturer_model_name=MAKER,
-        software_versions=__version__,
-        device_serial_number="0",
-        omit_empty_frames=False,
-    )
+    with _explained_header():
+        made = hd.seg.Segmentation(
+            [source],
+            planes[np.newaxis].astype(np.uint8),
+            hd.seg.SegmentationTypeValues.BINARY,
+            segments,
+            **_identifiers(source, network, "segmentation", 9001),
+            manufacturer_model_name=MAKER,
+            software_versions=__version__,
+            device_serial_number="0",
+            omit_empty_frames=False,
+        )
     return write_atomically(path, made.save_as)
 
 
@@ -97,20 +100,34 @@ def write_capture(
     from pydicom.uid import JPEGBaseline8Bit
 
     orientation = [str(one) for one in source.get("PatientOrientation") or []]
-    made = hd.sc.SCImage.from_ref_dataset(
-        source,
-        np.ascontiguousarray(picture),
-        hd.PhotometricInterpretationValues.YBR_FULL_422,
-        8,
-        hd.CoordinateSystemNames.PATIENT,
-        **_identifiers(source, network, "capture", 9002),
-        # Where the film does not say, neither does the picture: it hangs as the film does.
-        patient_orientation=orientation if len(orientation) == 2 else ("L", "F"),
-        transfer_syntax_uid=JPEGBaseline8Bit,
-    )
+    with _explained_header():
+        made = hd.sc.SCImage.from_ref_dataset(
+            source,
+            np.ascontiguousarray(picture),
+            hd.PhotometricInterpretationValues.YBR_FULL_422,
+            8,
+            hd.CoordinateSystemNames.PATIENT,
+            **_identifiers(source, network, "capture", 9002),
+            # Where the film does not say, neither does the picture: it hangs as the film does.
+            patient_orientation=orientation if len(orientation) == 2 else ("L", "F"),
+            transfer_syntax_uid=JPEGBaseline8Bit,
+        )
     if len(orientation) != 2:
         made.PatientOrientation = []
     return write_atomically(path, made.save_as)
+
+
+@contextlib.contextmanager
+def _explained_header() -> Iterator[None]:
+    """Name what the library cannot make an object of; it raises errors of any type."""
+    try:
+        yield
+    except Exception as error:
+        raise ImageFileError(
+            "A DICOM object takes over what the film's header says.",
+            f"a header that cannot be used: {' '.join(str(error).split())[:200]}",
+            "Save the lungs as labels, mask or nifti.",
+        ) from error
 
 
 def _prepared(film: pydicom.Dataset, deidentified: bool, name: str) -> tuple:
@@ -131,6 +148,7 @@ def _prepared(film: pydicom.Dataset, deidentified: bool, name: str) -> tuple:
     for keyword in _IDENTITY:
         if deidentified or keyword not in source:
             setattr(source, keyword, "")
+    source.Modality = source.get("Modality") or "OT"
     return highdicom, source
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungseg_utils.errors import ImageFileError
-from lungseg_utils.files.dicom import read_dicom
+from lungseg_utils.files.dicom import read_dicom, silence
 from lungseg_utils.files.dicom_header import Header, sane_spacing
 from lungseg_utils.files.images import PIXEL_LIMIT
 from lungseg_utils.preparation.imaging import decode_image, to_grey
@@ -121,6 +121,7 @@ def _read_nifti(content: bytes, name: str) -> Film:
         import nibabel
     except ImportError as error:
         raise ImageFileError("NIfTI files need nibabel.", name, INSTALL_NIFTI) from error
+    silence("nibabel")
     try:
         if content[:2] == b"\x1f\x8b":
             unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from lungseg_utils.errors import ImageFileError
+from lungseg_utils.errors import ImageFileError, LungsegError
 from lungseg_utils.files.records import (
     remove_partial,
     require_record,
@@ -180,8 +180,13 @@ class ResultFolder:
         noting = threading.Lock()
 
         def work(file: str) -> None:
-            paths = {kind: self._paths(entries[file])[kind] for kind in kinds}
-            entry = entries[file] | _make(file, images[file], paths, make)
+            paths, former = self._paths(entries[file]), entries[file]
+            wanted = {kind: paths[kind] for kind in kinds}
+            entry = former | _make(file, images[file], wanted, make)
+            if entry["sha256"] != former["sha256"]:  # what was made beside is of other bytes
+                for kind in paths.keys() - (wanted if entry["sha256"] else {}):
+                    paths[kind].unlink(missing_ok=True)
+            entry["absent"] += [one for one in former.get("absent", []) if one not in wanted]
             # At once, so that a killed call does none again that was done.
             with noting:
                 self._note({file: entry})
@@ -234,13 +239,12 @@ class ResultFolder:
         entries = {}
         known = tqdm(images.items(), "Comparing", unit="image", disable=not recorded, leave=False)
         for (file, read), name in zip(known, names, strict=True):
-            former, new = recorded.get(file), {"sha256": "", "output": f"{name}.png", "row": {}}
-            entries[file] = former if self._holds(former, new["output"], read, kinds) else new
+            entries[file] = self._entry_of(recorded.get(file), f"{name}.png", read, kinds)
         if entries != recorded:
             self._remove_table()
         found = {path for entry in recorded.values() for path in self._paths(entry).values()}
         kept = {
-            path for one in entries.values() if one["row"] for path in self._paths(one).values()
+            path for one in entries.values() if one["sha256"] for path in self._paths(one).values()
         }
         for folder in {self.out, *(path.parent for path in found)}:
             remove_partial(folder)
@@ -248,18 +252,22 @@ class ResultFolder:
             path.unlink(missing_ok=True)
         return entries
 
-    def _holds(
-        self, entry: dict | None, output: str, read: Callable[[], bytes], kinds: Sequence[str]
-    ) -> bool:
-        if not entry or not entry["sha256"] or entry["output"] != output:
-            return False
+    def _entry_of(
+        self, former: dict | None, output: str, read: Callable[[], bytes], kinds: Sequence[str]
+    ) -> dict:
+        """The former entry if the image is the same; without its row where a result is missing."""
+        new = {"sha256": "", "output": output, "row": {}}
+        if not former or not former["sha256"] or former["output"] != output:
+            return new
+        try:
+            if former["sha256"] != hashlib.sha256(read()).hexdigest():
+                return new
+        except ImageFileError:  # named when the image is read once more
+            return new
         # What could not be made of an image, as its note says, is not waited for.
-        paths, absent = self._paths(entry), entry.get("absent", [])
-        if not all(paths[kind].is_file() or kind in absent for kind in kinds):
-            return False
-        with contextlib.suppress(ImageFileError):  # named when the image is read
-            return entry["sha256"] == hashlib.sha256(read()).hexdigest()
-        return False
+        paths, absent = self._paths(former), former["absent"]
+        whole = all(paths[kind].is_file() or kind in absent for kind in kinds)
+        return former if whole else former | {"row": {}}
 
     def _note(self, done: dict[str, dict]) -> None:
         def append() -> None:
@@ -294,10 +302,20 @@ def _make(
     except ImageFileError as error:
         # Without the folders that lead to it.
         reason = str(error.received).partition(f"{file}: ")[2] or error.received
-        return {"row": {"file": file, "error": f"{error.rule} {reason}"}}
+        return _failed(file, f"{error.rule} {reason}")
+    except (LungsegError, OSError):
+        raise
+    except Exception as error:
+        # One image in thousands must not end the work on all others.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return _failed(file, f"An unexpected error, please report it. {reason}")
     absent = [kind for kind, path in paths.items() if not path.is_file()]
     digest = hashlib.sha256(content).hexdigest()
     return {"sha256": digest, "absent": absent, "row": {"file": file, **figures, "error": ""}}
+
+
+def _failed(file: str, error: str) -> dict[str, object]:
+    return {"sha256": "", "absent": [], "row": {"file": file, "error": error}}
 
 
 def _in_parallel(work: Callable[[str], None], files: Sequence[str]) -> Iterator[None]:

@@ -214,7 +214,9 @@ def fill_folder(
         result = segmenter._segment(read_film(file, content))
         note = save_results(result, paths, network, deidentified)
         seconds = round(time.perf_counter() - begun, 3)
-        return describe_lungs(result) | {"seconds": seconds, "note": note or None}
+        row = describe_lungs(result)
+        notes = "; ".join(filter(None, [row["note"], note]))
+        return row | {"seconds": seconds, "note": notes or None}
 
     with hold(out / TABLE, "segmenting"), explained(out):
         rows = results.fill(films, parameters, make, "Segmenting", save)
