@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
+import importlib.util
 import platform
 import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+from lungseg_utils.errors import ImageFileError, LungsegError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGES = (
@@ -21,6 +27,51 @@ PACKAGES = (
     "pydicom",
     "highdicom",
 )
+
+
+# What some kinds of film need, as in pyproject.toml.
+EXTRAS = {
+    "dicom": ("pydicom>=3.0", "pylibjpeg[all]>=2.0", "highdicom>=0.25"),
+    "nifti": ("nibabel>=5.2",),
+}
+
+
+def install_line(extra: str) -> str:
+    """The command that installs an extra."""
+    return f'pip install "lungseg-utils[{extra}]"'
+
+
+def missing_package(what: str, package: str, extra: str, received: str) -> ImageFileError:
+    """The error about a film that a package of an extra would read."""
+    line = install_line(extra)
+    return ImageFileError(f"{what} need {package}: {line}", received, f"Run {line}")
+
+
+def install_missing(messages: Iterable[str]) -> bool:
+    """Install the extras that messages ask for, for a notebook whose package is no installed one.
+
+    Returns:
+        Whether there were any.
+    """
+    text = "\n".join(messages)
+    wanted = [name for name in EXTRAS if install_line(name) in text]
+    if wanted:
+        packages = [package for name in wanted for package in EXTRAS[name]]
+        subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", *packages])
+        importlib.invalidate_caches()
+    return bool(wanted)
+
+
+def require_extra(extra: str, package: str, what: str) -> None:
+    """Refuse what a package of an extra is needed for where it is not installed.
+
+    Raises:
+        LungsegError: It is not; names the command that installs it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise LungsegError(
+            f"To save {what} needs {package}.", "no such package", install_line(extra)
+        )
 
 
 def versions() -> dict[str, str]:

@@ -189,6 +189,13 @@ def test_what_cannot_be_done_is_said_at_once(arguments, said, tmp_path, monkeypa
     assert not (tmp_path / "out" / "lungs.csv").exists()
 
 
+@pytest.mark.parametrize("place", ["notes.txt", "notes.txt/out"])
+def test_results_do_not_go_where_a_file_is(place, films, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("of mine")
+    assert lungseg([str(films), str(tmp_path / place)]) == 2
+    assert "notes.txt is a file" in capsys.readouterr().err
+
+
 def test_a_folder_of_something_else_is_left_alone(films, tmp_path, capsys):
     record = tmp_path / "run.json"
     record.write_text('{"config": {}}')

@@ -21,7 +21,7 @@ PACKAGE = REPOSITORY / "lungseg_utils"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # As data flows. A room reads from those before it; CONTRIBUTING says what each is for.
 ORDER = (
-    *("errors", "files", "environment", "workspace", "manifest", "bundle", "phantom", "acquire"),
+    *("errors", "environment", "files", "workspace", "manifest", "bundle", "phantom", "acquire"),
     *(
         "preparation",
         "models",
@@ -61,7 +61,7 @@ def test_lines_of_code_are_counted_without_words(tmp_path):
 
 def test_the_package_is_small():
     assert len(MODULES) <= 67
-    assert sum(map(code_lines, MODULES)) <= 8100
+    assert sum(map(code_lines, MODULES)) <= 8250
     long = {path.name: n for path in MODULES if (n := len(path.read_text().splitlines())) > 350}
     assert long == {}
 

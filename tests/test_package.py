@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lungseg_utils.environment import EXTRAS
 from lungseg_utils.segment.shipped import CROSS_SET
 
 LOAD = """
@@ -80,6 +81,9 @@ def test_its_dependencies_are_those_of_requirements_txt(wheel, repository):
     plain = {line for line in required if "extra" not in line} - {"requires-python: >=3.11"}
     train = {line.partition(";")[0] for line in required if "extra == 'train'" in line}
     assert not plain & train and plain | train == wanted
+    for extra, packages in EXTRAS.items():
+        needed = {line.partition(";")[0] for line in required if f"extra == '{extra}'" in line}
+        assert needed == set(packages)
     assert not [line for line in plain if re.match("tensorflow|keras|matplotlib|scipy", line)]
     assert "Requires-Python: >=3.11" in lines
 

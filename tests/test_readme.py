@@ -74,6 +74,20 @@ def test_package_examples_run_one_after_the_other(readme, folder, repository, pr
     assert "(256, 256, 1) float32 (256, 256)" in result.stdout
     assert "val_dice" in result.stdout and "hd95_px" in result.stdout
     assert Image.open(folder / "chest_lungs.png").size == Image.open(folder / "chest.png").size
+    assert (folder / "my_unet.onnx").stat().st_size > 1000
+
+
+def test_the_command_that_the_readme_shows_first_runs(readme, folder, repository):
+    install, command = blocks(readme, "bash")[0].splitlines()
+    assert install.startswith('pip install "lungseg-utils[dicom] @ git+')
+    (folder / "films").mkdir()
+    Image.open(folder / "chest.png").resize((512, 512)).save(folder / "films" / "chest.png")
+    name, *words = shlex.split(command)
+    assert name == "lungseg"
+    run([sys.executable, "-m", "lungseg_utils", *words], folder, repository)
+    written = {path.parent.name for path in (folder / "out").rglob("*chest*")}
+    # The film is no DICOM file, of which a segmentation could be made.
+    assert written == {"masks", "labels", "overlays", "gallery"}
 
 
 def test_make_targets_and_recipes_that_the_readme_names_exist(readme, repository):

@@ -121,7 +121,7 @@ def test_a_file_is_written_whole_with_its_folder(tmp_path: Path):
         (errno.EDQUOT, "empty the bin"),
         (errno.EFBIG, "Free some"),
         (errno.EROFS, "writable"),
-        (errno.EACCES, "another WORKSPACE"),
+        (errno.EACCES, "another .WORKSPACE"),
         (errno.EIO, "01_mount_drive"),
         (errno.ENOTCONN, "01_mount_drive"),
     ],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import itertools
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +28,7 @@ from lungseg_utils.figures.images import prediction_grid, show_pairs
 from lungseg_utils.manifest import SPLITS
 from lungseg_utils.preparation.augmentation import NONE
 from lungseg_utils.preparation.batches import CaseBatches
+from lungseg_utils.segment.outputs import GALLERY
 from lungseg_utils.segment.predict import load_predictions
 
 if TYPE_CHECKING:
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN = MODEL_COLOURS[:3]
 _DOWN = "#999999"
+
+_LARGEST_DOWNLOAD = 20_000_000  # bytes
 
 
 def show_batch(cases: Cases, config: TrainingConfig, count: int = 4) -> Figure:
@@ -247,6 +253,28 @@ def show_segmentation(
         (_draw_probability, probability, "probability of lung"),
         (draw_image, overlay, "outline of the mask"),
     )
+
+
+def show_gallery(out: Path) -> None:
+    """Show the gallery of segmented films in the notebook, and a button that fetches all results.
+
+    Args:
+        out: The folder of results. They are packed beside it as a zip archive, which from 20 MB
+            on is too large for a notebook; then its path is printed.
+    """
+    from IPython.display import HTML, display
+
+    page = html.escape((out / GALLERY).read_text(encoding="utf-8"), quote=True)
+    packed = Path(shutil.make_archive(str(out), "zip", out))
+    style = "width: 100%; height: 620px; border: 0"
+    parts = [f'<iframe srcdoc="{page}" style="{style}" title="Gallery"></iframe>']
+    if packed.stat().st_size < _LARGEST_DOWNLOAD:
+        data = base64.b64encode(packed.read_bytes()).decode("ascii")
+        link = f'<a download="{packed.name}" href="data:application/zip;base64,{data}">'
+        parts.insert(0, f"<p>{link}<button>Download all results</button></a></p>")
+    else:
+        print("All results, too large for a button:", packed)
+    display(HTML("\n".join(parts)))
 
 
 def _stages(model: keras.Model) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lungseg_utils.environment import missing_package
 from lungseg_utils.errors import ImageFileError
 from lungseg_utils.files.dicom_greys import grey_table
 from lungseg_utils.files.dicom_header import Header, lateral_view, read_header
@@ -22,11 +23,17 @@ from lungseg_utils.files.images import PIXEL_LIMIT, channels_to_grey
 if TYPE_CHECKING:
     import pydicom
 
-INSTALL = 'pip install "lungseg-utils[dicom]"'
 # Beside radiographs: pictures of films, and files that say nothing.
 MODALITIES = ("CR", "DX", "DR", "RG", "OT", "SC", "")
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
-_INFLATED_LIMIT = 500_000_000  # bytes; the largest film here is 80 MB before it is packed
+_INFLATED_LIMIT = 300_000_000  # bytes: PIXEL_LIMIT of three colours of 16 bits, and a header
+_INFLATED_AT_ONCE = 16_000_000
+# Of several for one compression, the first. GDCM is none of them: damaged files make it end the
+# process. For RLE pylibjpeg's comes after pydicom's own: it panics past all handlers of errors.
+_DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow")
+_J2K_HEAD = re.compile(rb"\xff\x4f\xff\x51")
+# Frame headers of all kinds of JPEG, JPEG-LS among them, and markers that nothing follows.
+_JPEG_HEADS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+_JPEG_ALONE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
 
 
 def read_dicom(content: bytes, name: str) -> tuple[np.ndarray, Header, pydicom.Dataset]:
@@ -56,11 +63,10 @@ def read_dicom(content: bytes, name: str) -> tuple[np.ndarray, Header, pydicom.D
     try:
         import pydicom
     except ImportError as error:
-        raise ImageFileError("DICOM files need pydicom.", name, INSTALL) from error
+        raise missing_package("DICOM files", "pydicom", "dicom", name) from error
     silence("pydicom")
     try:
-        if _DEFLATED in content[:1024]:
-            _check_inflated(content, name)
+        _check_inflated(content, name)
         dataset = _with_syntax(pydicom.dcmread(io.BytesIO(content), force=True))
         _check(dataset, name)
         values = _decode(dataset, name)
@@ -79,7 +85,10 @@ def _to_grey(values: np.ndarray, dataset: pydicom.Dataset) -> tuple[np.ndarray, 
         return table[values.view(np.uint8 if values.dtype.itemsize == 1 else np.uint16)], greys
     grey = channels_to_grey(values)
     if grey.dtype != np.uint8:
-        grey = np.rint(grey * (255 / (2**dataset.BitsStored - 1))).astype(np.uint8)
+        # What a palette gives has its own depth, and not that of the indices stored.
+        indexed = dataset.PhotometricInterpretation == "PALETTE COLOR"
+        bits = 8 * values.dtype.itemsize if indexed else int(dataset.BitsStored)
+        grey = np.rint(np.clip(grey * (255 / (2**bits - 1)), 0, 255)).astype(np.uint8)
     return grey, "colours"
 
 
@@ -103,11 +112,20 @@ def silence(package: str) -> None:
 
 
 def _check_inflated(content: bytes, name: str) -> None:
-    start = content.find(b"DICM") + 4
-    # Group 2 begins with its own length.
-    start += 12 + int.from_bytes(content[start + 8 : start + 12], "little")
-    unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
-    if len(unpacking.decompress(content[start:], _INFLATED_LIMIT)) == _INFLATED_LIMIT:
+    """Refuse a deflated file that is larger than any film, and keep nothing that is unpacked."""
+    from pydicom.filereader import read_dataset, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    file = io.BytesIO(content)
+    read_preamble(file, force=True)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    unpacking, rest, unpacked = zlib.decompressobj(-zlib.MAX_WBITS), content[file.tell() :], 0
+    while rest and unpacked <= _INFLATED_LIMIT:
+        unpacked += len(unpacking.decompress(rest, _INFLATED_AT_ONCE))
+        rest = unpacking.unconsumed_tail
+    if unpacked > _INFLATED_LIMIT:
         raise ImageFileError(
             f"A film has at most {_INFLATED_LIMIT:,} bytes once it is unpacked.",
             f"{name}: it has more",
@@ -120,12 +138,12 @@ def _check(dataset: pydicom.Dataset, name: str) -> None:
     modality = str(dataset.get("Modality", "") or "").upper()
     if modality not in MODALITIES:
         raise _refused(
-            "A chest film is a radiograph (modality CR or DX).", name, f"modality {modality}"
+            "A chest film is a radiograph (modality CR or DX).", name, f"modality {modality[:16]}"
         )
     if "PixelData" not in dataset:
-        if "SOPClassUID" not in dataset:
-            raise _damaged(name, EOFError("it ends before its picture"))
         encrypted = "EncryptedAttributesSequence" in dataset
+        if not encrypted and ("Rows" in dataset or "SOPClassUID" not in dataset):
+            raise _damaged(name, EOFError("it ends before its picture, or in it"))
         what = "its content is encrypted" if encrypted else "no pixel data in it"
         raise _refused("A DICOM film holds pixel data.", name, what)
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
@@ -142,51 +160,74 @@ def _check(dataset: pydicom.Dataset, name: str) -> None:
             name,
             f"{stored} of {allocated} bits, {samples} samples a pixel",
         )
-    claimed = max(rows * columns, _claimed_pixels(dataset))
-    if not 0 < claimed <= PIXEL_LIMIT:
+    if not 0 < rows * columns <= PIXEL_LIMIT:
         raise _refused(
-            f"A film has at most {PIXEL_LIMIT:,} pixels.", name, f"it claims {claimed:,}"
+            f"A film has at most {PIXEL_LIMIT:,} pixels.", name, f"it claims {rows * columns:,}"
+        )
+    for claimed in _claimed_sizes(dataset) - {(rows, columns, samples)}:
+        raise _refused(
+            "A film is of the size that its header says.",
+            name,
+            f"rows, columns, samples {rows, columns, samples}, and in its picture {claimed}",
         )
 
 
-def _claimed_pixels(dataset: pydicom.Dataset) -> int:
-    """Pixels that a JPEG or JPEG 2000 stream says it unpacks to; 0 for any other."""
-    if not dataset.file_meta.TransferSyntaxUID.is_compressed:
-        return 0
-    head = bytes(dataset.PixelData[:65536])
-    if (at := head.find(b"\xff\x4f\xff\x51")) >= 0:
-        width, height, left, top = (
-            int.from_bytes(head[at + k : at + k + 4], "big") for k in (8, 12, 16, 20)
-        )
-        return max(width - left, 0) * max(height - top, 0)
-    # Frame headers of all kinds of JPEG, JPEG-LS among them.
-    found = re.search(
-        rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]..[\x02-\x10](..)(..)", head, 16
-    )
-    return int.from_bytes(found[1], "big") * int.from_bytes(found[2], "big") if found else 0
+def _claimed_sizes(dataset: pydicom.Dataset) -> set[tuple[int, int, int]]:
+    """Rows, columns and samples that a JPEG or JPEG 2000 says it unpacks to.
+
+    Decoders take the memory for them; for no rows, as JPEG allows, without end.
+    """
+    from pydicom.encaps import get_frame
+
+    if "JPEG" not in _syntax(dataset):
+        return set()
+    stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    # A stream alone begins with its header; a whole JP2 file has it somewhere.
+    heads = _J2K_HEAD.finditer(stream if stream[4:8] == b"jP  " else stream[:4])
+    return {_j2k_size(stream[found.start() :]) for found in heads} or _jpeg_sizes(stream)
+
+
+def _j2k_size(head: bytes) -> tuple[int, int, int]:
+    right, low, left, top = (int.from_bytes(head[k : k + 4], "big") for k in (8, 12, 16, 20))
+    return low - top, right - left, int.from_bytes(head[40:42], "big")
+
+
+def _jpeg_sizes(stream: bytes) -> set[tuple[int, int, int]]:
+    """The size in a JPEG's frame header, found as decoders find it, segment by segment."""
+    at = 2
+    while at + 10 <= len(stream):
+        mark, kind = stream[at : at + 2]
+        if mark != 0xFF or kind == 0xFF:
+            at += 1
+        elif kind in _JPEG_HEADS:
+            rows, columns = (int.from_bytes(stream[at + k : at + k + 2], "big") for k in (5, 7))
+            return {(rows, columns, stream[at + 9])}
+        else:
+            at += 2 if kind in _JPEG_ALONE else 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    return set()
 
 
 def _decode(dataset: pydicom.Dataset, name: str) -> np.ndarray:
     """Stored values: (H, W) of 8 or 16 bits, or colours (H, W, 3)."""
-    from pydicom.pixels import apply_color_lut, pixel_array
+    from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 
     try:
-        if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        plugin, syntax = "", dataset.file_meta.TransferSyntaxUID
+        if syntax.is_encapsulated:
             _check_whole(dataset)
-        values = pixel_array(dataset)
+            usable = get_decoder(syntax).available_plugins
+            if not (plugin := next((one for one in _DECODERS if one in usable), "")):
+                received = f"{name}: {syntax.name}"
+                raise missing_package("Compressed DICOM files", "a decoder", "dicom", received)
+        values = pixel_array(dataset, decoding_plugin=plugin)
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
             values = apply_color_lut(values, dataset)
     except RuntimeError as error:
-        if "missing dependencies" not in str(error):
-            raise _undecodable(dataset, name, error) from error
-        raise ImageFileError(
-            "Compressed DICOM files need a decoder.",
-            f"{name}: {_syntax(dataset)}; {' '.join(str(error).split())}",
-            INSTALL,
-        ) from error
+        raise _undecodable(dataset, name, error) from error
     if values.ndim == 2 and values.dtype.itemsize > 2:
         raise _undecodable(dataset, name, ValueError(f"values of type {values.dtype}"))
-    return np.ascontiguousarray(values)
+    # In the machine's own order of bytes.
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
 
 
 def _check_whole(dataset: pydicom.Dataset) -> None:

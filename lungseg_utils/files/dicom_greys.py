@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,11 @@ if TYPE_CHECKING:
 _PERCENTS = (5, 25, 50, 75, 95)
 _FILM_LEVELS = np.array([18.6, 105.3, 162.5, 205.8, 231.2])
 _FILM_DEVIATIONS = np.array([18.1, 39.8, 30.5, 14.0, 8.7])
+_DAMAGED_LUT = AttributeError, TypeError, ValueError, IndexError
 
 
 def grey_table(dataset: pydicom.Dataset, values: np.ndarray) -> tuple[np.ndarray, str]:
     """Grey level of every value that can be stored, and the range that it is of."""
-    from pydicom.pixels import apply_modality_lut
-
     bits, stored = 8 * values.dtype.itemsize, int(dataset.BitsStored)
     codes = np.arange(2**bits)
     counts = np.bincount(
@@ -32,13 +32,11 @@ def grey_table(dataset: pydicom.Dataset, values: np.ndarray) -> tuple[np.ndarray
     levels = codes & (2**stored - 1)
     if dataset.get("PixelRepresentation", 0):
         levels = np.where(levels >= 2 ** (stored - 1), levels - 2**stored, levels)
-    padding = np.zeros(2**bits, bool)
-    if "PixelPaddingValue" in dataset:
-        padding = levels == int(dataset.PixelPaddingValue)
-        # A film that is padding only is none.
-        counts = np.where(padding, 0, counts) if counts[~padding].any() else counts
+    padding = np.isin(levels, numbers_of(dataset.get("PixelPaddingValue")))
+    # A film that is padding only is none.
+    counts = np.where(padding, 0, counts) if counts[~padding].any() else counts
     plain = levels
-    levels = np.asarray(apply_modality_lut(levels, dataset), np.float64)
+    levels = _apply_modality(levels, dataset)
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     best, found = np.inf, (np.zeros(2**bits, np.uint8), "none")
     for greys, shares in _ranges(dataset, levels, counts, plain):
@@ -50,13 +48,27 @@ def grey_table(dataset: pydicom.Dataset, values: np.ndarray) -> tuple[np.ndarray
     return found
 
 
+def _apply_modality(levels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """Values as a modality LUT or a rescale gives them (DICOM PS3.3, C.11.1)."""
+    if luts := dataset.get("ModalityLUTSequence"):
+        return _look_up(luts[0], levels)[0]
+    # Some writers leave them empty, or 0.
+    slope, intercept = (
+        numbers_of(dataset.get(f"Rescale{name}")) for name in ("Slope", "Intercept")
+    )
+    sound = len(slope) == len(intercept) == 1 and slope[0]
+    return levels * slope[0] + intercept[0] if sound else levels.astype(np.float64)
+
+
 def _ranges(
     dataset: pydicom.Dataset, levels: np.ndarray, counts: np.ndarray, plain: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Ranges to choose from: a name, and for each value from black 0 to white 1."""
     for index, item in enumerate(dataset.get("VOILUTSequence") or []):
-        if (shares := _apply_lut(item, levels)) is not None:
-            yield f"VOI LUT {index + 1}", shares
+        # Others remain where one is damaged.
+        with contextlib.suppress(*_DAMAGED_LUT):
+            shown, white = _look_up(item, levels)
+            yield f"VOI LUT {index + 1}", shown / white
     centers, widths = (numbers_of(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
     function = str(dataset.get("VOILUTFunction", "") or "LINEAR").upper()
     for index, (center, width) in enumerate(zip(centers, widths, strict=False)):
@@ -91,17 +103,15 @@ def apply_window(
     return np.clip((levels - (center - 0.5)) / max(width - 1, 1e-9) + 0.5, 0, 1)
 
 
-def _apply_lut(item: pydicom.Dataset, levels: np.ndarray) -> np.ndarray | None:
-    try:
-        entries, first, bits = (int(one) for one in item.LUTDescriptor)
-        entries = entries or 2**16
-        data = item.LUTData
-        kind = np.uint8 if isinstance(data, bytes) and len(data) == entries else np.uint16
-        table = np.frombuffer(data, kind) if isinstance(data, bytes) else np.asarray(data)
-        indices = np.clip(np.rint(levels - first), 0, entries - 1).astype(np.int64)
-        return table[indices] / (2**bits - 1)
-    except (AttributeError, TypeError, ValueError, IndexError, ZeroDivisionError):
-        return None
+def _look_up(item: pydicom.Dataset, levels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Values through a LUT of 8 to 16 bits, and the largest that it may hold."""
+    entries, first, bits = (int(one) for one in item.LUTDescriptor)
+    entries = entries or 2**16
+    data = item.LUTData
+    kind = np.uint8 if isinstance(data, bytes) and len(data) == entries else np.uint16
+    table = np.frombuffer(data, kind) if isinstance(data, bytes) else np.asarray(data)
+    indices = np.clip(np.rint(levels - first), 0, entries - 1).astype(np.int64)
+    return table[indices].astype(np.float64), 2**bits - 1
 
 
 def _distance(table: np.ndarray, counts: np.ndarray) -> float:

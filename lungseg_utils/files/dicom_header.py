@@ -61,10 +61,10 @@ def lateral_view(dataset: pydicom.Dataset) -> str:
     views = [str(dataset.get("ViewPosition", "") or "")]
     views += [str(item.get("CodeMeaning", "")) for item in dataset.get("ViewCodeSequence") or []]
     for view in (*views, str(dataset.get("SeriesDescription", "") or "")):
-        if _LATERAL.search(view) and not _FRONTAL.search(view):
-            return view
         if _FRONTAL.search(view):
             return ""
+        if found := _LATERAL.search(view):
+            return found[0]  # the word alone: people write names into descriptions
     directions = "".join(str(one)[:1] for one in dataset.get("PatientOrientation") or [])
     return f"rows and columns run to {directions}" if set(directions) & set("AP") else ""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from lungseg_utils import __version__
 from lungseg_utils.errors import ImageFileError
-from lungseg_utils.files.dicom import INSTALL, silence
+from lungseg_utils.files.dicom import silence
 from lungseg_utils.files.records import write_atomically
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ _IDENTITY = (
     *("StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
 _REFERENCES = "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"
+# All that an object has from a film whose patient's identity stays out of it.
+_NOT_OF_THE_PATIENT = (
+    *(*_REFERENCES, "FrameOfReferenceUID", "InstanceNumber", "Modality"),
+    *("Rows", "Columns", "PatientOrientation"),
+)
 _LONGEST_SIDE = 2048  # of the picture
 
 
@@ -49,9 +54,9 @@ def write_segmentation(
             identifiers stay, without which no viewer could lay the segmentation on it.
 
     Raises:
-        ImageFileError: highdicom is missing, or the film's file lacks what such an object needs.
+        ImageFileError: The film's file lacks what such an object needs.
     """
-    hd, source = _prepared(film, deidentified, str(path))
+    hd, source = _prepared(film, deidentified)
     from pydicom.sr.coding import Code
 
     algorithm = hd.AlgorithmIdentificationSequence(
@@ -96,7 +101,7 @@ def write_capture(
         network: As there.
         deidentified: As there.
     """
-    hd, source = _prepared(film, deidentified, str(path))
+    hd, source = _prepared(film, deidentified)
     from pydicom.uid import JPEGBaseline8Bit
 
     orientation = [str(one) for one in source.get("PatientOrientation") or []]
@@ -119,23 +124,23 @@ def write_capture(
 
 @contextlib.contextmanager
 def _explained_header() -> Iterator[None]:
-    """Name what the library cannot make an object of; it raises errors of any type."""
+    """Say that no object can be made of a header; the library raises errors of any type."""
     try:
         yield
     except Exception as error:
         raise ImageFileError(
             "A DICOM object takes over what the film's header says.",
-            f"a header that cannot be used: {' '.join(str(error).split())[:200]}",
+            # Its text would quote the patient's name or date of birth.
+            f"a header that cannot be used ({type(error).__name__})",
             "Save the lungs as labels, mask or nifti.",
         ) from error
 
 
-def _prepared(film: pydicom.Dataset, deidentified: bool, name: str) -> tuple:
+def _prepared(film: pydicom.Dataset, deidentified: bool) -> tuple:
     """The library, and a copy of the film's elements that has what objects of it need."""
-    try:
-        import highdicom
-    except ImportError as error:
-        raise ImageFileError("DICOM objects need highdicom.", name, INSTALL) from error
+    import highdicom
+    from pydicom.datadict import keyword_for_tag
+
     silence("highdicom")
     missing = [keyword for keyword in _REFERENCES if not film.get(keyword)]
     if missing:
@@ -145,8 +150,11 @@ def _prepared(film: pydicom.Dataset, deidentified: bool, name: str) -> tuple:
             "Save the lungs as labels, mask or nifti.",
         )
     source = copy.deepcopy(film)
+    for tag in film.keys() if deidentified else ():
+        if keyword_for_tag(tag) not in _NOT_OF_THE_PATIENT:
+            del source[tag]
     for keyword in _IDENTITY:
-        if deidentified or keyword not in source:
+        if keyword not in source:
             setattr(source, keyword, "")
     source.Modality = source.get("Modality") or "OT"
     return highdicom, source

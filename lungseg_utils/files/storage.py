@@ -24,7 +24,7 @@ _Result = TypeVar("_Result")
 
 # Seconds between attempts: a mounted Drive comes back within these, or not by itself.
 DELAYS = (1.0, 2.0, 4.0, 8.0)
-_FREE_SOME = "Free some space, or choose a WORKSPACE on another disk."
+_FREE_SOME = "Free some space, or choose another disk (WORKSPACE in the notebooks)."
 
 # Longer than a lock of another machine lasts without a sign of life: whoever comes back on a
 # fresh Colab machine waits for the lock of the lost one instead of failing.
@@ -159,14 +159,14 @@ def _explanation(error: OSError, place: Path) -> StorageError | None:
         return StorageError(
             "The disk must have room for what is written.",
             received,
-            "Free some space (on Google Drive, empty the bin too), or choose a WORKSPACE on "
-            "another disk. What was there before is as it was.",
+            "Free some space (on Google Drive, empty the bin too), or choose another disk "
+            "(WORKSPACE in the notebooks). What was there before is as it was.",
         )
     if error.errno in _NOT_ALLOWED:
         return StorageError(
             "The folder must be one that can be written to.",
             received,
-            "Make it writable, or choose another WORKSPACE.",
+            "Make it writable, or choose another (WORKSPACE in the notebooks).",
         )
     if error.errno in _PASSING:
         return StorageError(

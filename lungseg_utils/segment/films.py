@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lungseg_utils.environment import missing_package
 from lungseg_utils.errors import ImageFileError
 from lungseg_utils.files.dicom import read_dicom, silence
 from lungseg_utils.files.dicom_header import Header, sane_spacing
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import pydicom
 
 LEAST_SIDE = 32
-INSTALL_NIFTI = 'pip install "lungseg-utils[nifti]"'
 _UNPACKED_LIMIT = 400_000_000  # bytes of a NIfTI file: PIXEL_LIMIT of float64, and its header
 
 
@@ -120,7 +120,7 @@ def _read_nifti(content: bytes, name: str) -> Film:
     try:
         import nibabel
     except ImportError as error:
-        raise ImageFileError("NIfTI files need nibabel.", name, INSTALL_NIFTI) from error
+        raise missing_package("NIfTI files", "nibabel", "nifti", name) from error
     silence("nibabel")
     try:
         if content[:2] == b"\x1f\x8b":
@@ -142,18 +142,18 @@ def _read_nifti(content: bytes, name: str) -> Film:
                 "Save the slice you mean as a file of its own.",
             )
         values = np.asarray(nifti.dataobj).squeeze()
+        header = _nifti_header(nifti, axes)
     except ImageFileError:
         raise
     except Exception as error:  # nibabel raises errors of any type on damaged files
         raise ImageFileError(
             "A NIfTI file must be whole.", f"{name}: it is damaged: {error}", "Fetch it again."
         ) from error
-    if not np.isfinite(values).all() or values.dtype.kind not in "uif":
+    if values.dtype.kind not in "uif" or not np.isfinite(values).all():
         raise ImageFileError(
             "A film's values are finite numbers.", f"{name}: {values.dtype}", "Export it again."
         )
-    film = Film(to_grey(nifti_rows(values, nifti)), name, _nifti_header(nifti, axes), nifti=nifti)
-    return film
+    return Film(to_grey(nifti_rows(values, nifti)), name, header, nifti=nifti)
 
 
 def nifti_rows(values: np.ndarray, nifti: nibabel.Nifti1Image) -> np.ndarray:
@@ -176,6 +176,8 @@ def _nifti_header(nifti: nibabel.Nifti1Image, axes: list[int]) -> Header:
     # feet and head: that is how pictures are written.
     names = dict(zip("LRSIPA", "LRHFFH", strict=True))
     letters = nibabel.aff2axcodes(nifti.affine)
+    if None in [letters[axis] for axis in axes]:
+        raise ValueError("its geometry has no direction for an axis")
     columns, rows = (names[letters[axis]] for axis in axes)
     orientation = (columns, rows)
     known = len({"across" if one in "LR" else "along" for one in orientation}) == 2

@@ -301,8 +301,10 @@ def _make(
         figures = make(file, content, paths)
     except ImageFileError as error:
         # Without the folders that lead to it.
-        reason = str(error.received).partition(f"{file}: ")[2] or error.received
-        return _failed(file, f"{error.rule} {reason}")
+        received = str(error.received)
+        reason = received.partition(f"{file}: ")[2] or received
+        rule = error.rule.removesuffix(".")
+        return _failed(file, rule if received == file else f"{rule}: {reason}")
     except (LungsegError, OSError):
         raise
     except Exception as error:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from lungseg_utils.errors import ImageFileError
+from lungseg_utils.environment import require_extra
+from lungseg_utils.errors import ImageFileError, check_known
 from lungseg_utils.files.dicom_objects import write_capture, write_segmentation
 from lungseg_utils.files.images import write_png
 from lungseg_utils.files.records import write_atomically
-from lungseg_utils.segment.films import INSTALL_NIFTI, nifti_rows, turn_upright
+from lungseg_utils.segment.films import nifti_rows, turn_upright
 from lungseg_utils.segment.lungs import Segmentation
 
 # Where each kind of result lies, `{}` for the film's name.
@@ -29,8 +30,29 @@ PLACES = {
 }
 GALLERY = "gallery.html"
 _PAGE = Path(__file__).with_name(GALLERY)
+# Where an array lies, in a header that may say more, such as whose it is.
+_NIFTI_GEOMETRY = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z"),
+    *(f"quatern_{one}" for one in "bcd"),
+    *(f"qoffset_{one}" for one in "xyz"),
+)
 _THUMBNAIL_SIDE = 384
 _CAPTURE_SIDE = 2048
+
+
+def check_kinds(kinds: Collection[str]) -> None:
+    """Refuse kinds of results that are unknown, or whose package is not installed.
+
+    Raises:
+        InvalidValueError: A kind is not one of `PLACES`.
+        LungsegError: A package is missing; says how to install it.
+    """
+    check_known(list(kinds), PLACES, "A result to save")
+    for kind in kinds:
+        if kind in _DICOM:
+            require_extra("dicom", "highdicom", kind)
+        elif kind == "nifti":
+            require_extra("nifti", "nibabel", kind)
 
 
 def save_results(
@@ -45,8 +67,8 @@ def save_results(
         deidentified: As for `write_segmentation`.
 
     Returns:
-        A note on what could not be written, as the film is no DICOM or a package is missing;
-        empty where all was.
+        A note on what could not be written, as the film is no DICOM or its header lacks
+        something; empty where all was.
     """
     notes = []
     for kind, path in paths.items():
@@ -74,15 +96,15 @@ def _write_thumbnail(result: Segmentation, path: Path) -> None:
 
 
 def _write_nifti(result: Segmentation, path: Path) -> None:
-    try:
-        import nibabel
-    except ImportError as error:
-        raise ImageFileError("NIfTI files need nibabel.", path.name, INSTALL_NIFTI) from error
-    film = result.film
+    import nibabel
+
+    film, header, affine = result.film, nibabel.Nifti1Header(), None
+    header.set_data_dtype(np.uint8)
     if film.nifti is not None:
         # In the film's own array and geometry, so that it lies on the film as that is.
         data = nifti_rows(result.labels, film.nifti).reshape(film.nifti.shape)
-        affine = film.nifti.affine
+        for field in _NIFTI_GEOMETRY:
+            header[field] = film.nifti.header[field]
     else:
         # Upright: columns to the patient's left, rows to the feet; NIfTI counts towards right,
         # front and head. The front stands for the head, as for all pictures.
@@ -91,8 +113,8 @@ def _write_nifti(result: Segmentation, path: Path) -> None:
         if (film.header.orientation or "L")[0] in "HF":
             rows, columns = columns, rows
         affine = np.diag([-columns, -rows, 1.0, 1.0])
-    made = nibabel.Nifti1Image(np.ascontiguousarray(data), affine)
-    made.header.set_xyzt_units("mm" if film.header.spacing else "unknown")
+        header.set_xyzt_units("mm" if film.header.spacing else "unknown")
+    made = nibabel.Nifti1Image(np.ascontiguousarray(data), affine, header)
     write_atomically(path, lambda temporary: nibabel.save(made, temporary))
 
 

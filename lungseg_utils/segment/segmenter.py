@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungseg_utils import __version__
-from lungseg_utils.errors import StaleOutputError, check_known, shortened
+from lungseg_utils.errors import InvalidValueError, StaleOutputError, shortened
 from lungseg_utils.files.records import read_json, write_json
 from lungseg_utils.files.storage import explained, hold
 from lungseg_utils.preparation.imaging import resize_image, resize_probability
@@ -84,7 +84,7 @@ class Segmenter:
 
         return cls(load_run(path))
 
-    def segment(self, image: Path | str | np.ndarray) -> Segmentation:
+    def segment(self, image: Path | str | np.ndarray | Film) -> Segmentation:
         """Find the lungs in a film.
 
         It is turned upright where its file says how it lies, and squashed to the network's square;
@@ -93,7 +93,7 @@ class Segmenter:
         them, the inverse is predicted too, and the answer is taken of which the network is surer.
 
         Args:
-            image: A film: a file (PNG, JPEG, TIFF, DICOM, NIfTI) or an array, as for `read_film`:
+            image: A film: as `read_film` returns it or takes it, a file or an array:
                 grey `(H, W)`, RGB `(H, W, 3)` or RGBA `(H, W, 4)`.
 
         Returns:
@@ -103,7 +103,7 @@ class Segmenter:
             ImageFileError: The film cannot be read, or is no frontal chest film by its file.
             InvalidValueError: The array is no image.
         """
-        return self._segment(read_film(image))
+        return self._segment(image if isinstance(image, Film) else read_film(image))
 
     def segment_folder(
         self,
@@ -135,6 +135,7 @@ class Segmenter:
 
         Raises:
             InvalidValueError: A kind of result is unknown.
+            LungsegError: A package is missing that such a result needs; says how to install it.
             MissingInputError: There is no file.
             StorageError: The disk is full or read-only; what was segmented is kept.
             StaleOutputError: `out` belongs to something else.
@@ -198,10 +199,20 @@ def fill_folder(
         Where the results lie, and the rows of the table.
     """
     from lungseg_utils.segment.inputs import find_films
-    from lungseg_utils.segment.outputs import GALLERY, PLACES, save_results, write_gallery
+    from lungseg_utils.segment.outputs import (
+        GALLERY,
+        PLACES,
+        check_kinds,
+        save_results,
+        write_gallery,
+    )
 
-    check_known(list(save), PLACES, "A result to save")
+    check_kinds(save)
     out = Path(out)
+    if occupied := next((part for part in (out, *out.parents) if part.is_file()), None):
+        raise InvalidValueError(
+            "Results go into a folder.", f"{occupied} is a file", "Choose another place for them."
+        )
     page = out / GALLERY
     results = ResultFolder(out, PLACES, TABLE, LUNG_COLUMNS, (REPORT, GALLERY, _FORMER_TABLE))
     _check_report(out / REPORT)
