@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 from tqdm.contrib.concurrent import thread_map
 
-from lungseg_utils.bundle import IMAGE_FOLDER, find_bundle, list_bundle_images
+from lungseg_utils.bundle import IMAGE_FOLDER, find_bundle, list_bundle_images, pair_bundle
 from lungseg_utils.errors import MissingInputError, compress_ranges
 from lungseg_utils.files.dicom_greys import _FILM_DEVIATIONS, _FILM_LEVELS, _PERCENTS
 from lungseg_utils.manifest import load_manifest
-from lungseg_utils.preparation.imaging import read_image, resize_image
+from lungseg_utils.preparation.imaging import read_image, read_mask, resize_image
+from lungseg_utils.segment.lungs import label_lungs
+from lungseg_utils.segment.postprocess import clean_mask
 
 SIZE = 512
 TOLERANCE = 0.1
@@ -70,17 +72,29 @@ def levels_of(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return levels.mean(0), levels.std(0)
 
 
+def lungs_of(data: Path | str) -> tuple[np.ndarray, np.ndarray]:
+    """The lungs' share of the film, and left to right, of each training and validation mask."""
+    pairs = [pair for pair in pair_bundle(data).pairs if pair.case.split in ("train", "val")]
+    read = thread_map(lambda pair: label_lungs(clean_mask(read_mask(*pair.masks))), pairs)
+    right, left = (np.array([(labels == side).mean() for labels in read]) for side in (1, 2))
+    return right + left, left / right
+
+
 def main() -> int:
     """Print the levels; returns 1 where they are not those of the package."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="the bundle, with CXR_png")
-    images = read_films(films_of(parser.parse_args().data, "train"))
+    parser.add_argument("--data", required=True, help="the bundle, with CXR_png and masks")
+    data = parser.parse_args().data
+    images = read_films(films_of(data, "train"))
     found, kept = levels_of(images), (_FILM_LEVELS, _FILM_DEVIATIONS)
     same = bool(np.allclose(found, kept, rtol=0, atol=TOLERANCE))
     print(f"{len(images)} training films, percentiles {', '.join(map(str, _PERCENTS))}")
     for name, values in zip(("mean", "deviation"), found, strict=True):
         print(f"{name}: {', '.join(f'{value:.1f}' for value in values)}")
     print(f"These are {'' if same else 'NOT '}the constants of lungseg_utils/files/dicom_greys.py.")
+    for name, values in zip(("share of the film", "left to right"), lungs_of(data), strict=True):
+        lowest, highest = np.sort(values)[:4].round(3), np.sort(values)[-4:].round(3)
+        print(f"{name}: lowest {lowest}, highest {highest} of {len(values)} masks")
     return int(not same)
 
 

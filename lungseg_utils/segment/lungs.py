@@ -14,7 +14,7 @@ from lungseg_utils.segment.postprocess import SMALLEST_LUNG
 
 RIGHT, LEFT = 1, 2
 _SIDES = {"right": RIGHT, "left": LEFT}
-# Of training and validation masks, the share of the film is from 0.084 to 0.407, and of all but
+# Of training and validation masks, the share of the film is from 0.084 to 0.406, and of all but
 # three, left to right is from 0.36 to 2.2 (`python -m benchmarks.film_levels`).
 _USUAL_SHARE = 0.08, 0.41
 _USUAL_RATIO = 0.3, 2.2
