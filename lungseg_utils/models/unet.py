@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from lungseg_utils.errors import check_known
 from lungseg_utils.models import blocks
 
 
@@ -15,6 +16,7 @@ def build_unet(
     dropout: float = 0.0,
     batch_momentum: float = 0.9,
     patch_size: int = 1,
+    context: str = "none",
 ) -> keras.Model:
     """Build a U-Net: an encoder, a decoder, and a skip connection at every level.
 
@@ -33,6 +35,7 @@ def build_unet(
         batch_momentum: How much of the running statistics each step keeps, for "batch".
         patch_size: Side of the patches of pixels the network works on instead of pixels: a strided
             convolution reads them, a transposed one writes them. 4 costs a sixteenth of 1.
+        context: "dilated": the deepest level sees the whole image, see `blocks.context_block`.
 
     Returns:
         A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
@@ -43,6 +46,7 @@ def build_unet(
     blocks.check_levels(size, base_filters, depth, patch_size)
     blocks.check_normalisation(normalisation, batch_momentum)
     blocks.check_fraction("dropout", dropout)
+    check_known(context, blocks.CONTEXTS, "context")
     inputs = keras.Input((size, size, 1), name="image")
     tensor, skips = blocks.patch_stem(inputs, base_filters, patch_size), []
     for level in range(depth + 1):
@@ -54,6 +58,7 @@ def build_unet(
         )
         if dropout and level >= depth - 1:
             tensor = keras.layers.Dropout(dropout, name=f"dropout{level}")(tensor)
+    tensor = blocks.context_block(tensor, context, normalisation, batch_momentum)
     for level in reversed(range(depth)):
         filters = base_filters * 2**level
         tensor = blocks.upsample(tensor, filters, f"up{level}")

@@ -84,6 +84,7 @@ def build_unetpp(
     encoder_weights: str | os.PathLike | None = None,
     batch_momentum: float = 0.9,
     patch_size: int = 1,
+    context: str = "none",
 ) -> keras.Model:
     """Build a U-Net++: a U-Net whose skip connections are dense convolution blocks.
 
@@ -103,6 +104,7 @@ def build_unetpp(
             of a file in the layout in which Keras publishes them without the top.
         batch_momentum: How much of the running statistics each step keeps, for "batch".
         patch_size: As in `build_unet`; 1 with the encoder "vgg16".
+        context: As in `build_unet`.
 
     Returns:
         A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
@@ -113,6 +115,7 @@ def build_unetpp(
     """
     blocks.check_levels(size, base_filters, depth, patch_size)
     blocks.check_normalisation(normalisation, batch_momentum)
+    check_known(context, blocks.CONTEXTS, "context")
     _check_encoder(depth, encoder, encoder_weights, patch_size)
     inputs = keras.Input((size, size, 1), name="image")
 
@@ -129,6 +132,7 @@ def build_unetpp(
             halved = keras.layers.MaxPooling2D(name=f"down{level}")(column[-1])
             column.append(convolve(halved, level, 0))
 
+    column[-1] = blocks.context_block(column[-1], context, normalisation, batch_momentum)
     rows = [[node] for node in column]
     for step in range(1, depth + 1):
         for level in range(depth + 1 - step):
