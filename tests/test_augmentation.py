@@ -329,7 +329,8 @@ def test_options_survive_their_record():
 
 
 def test_presets():
-    assert PRESETS == dict(none=NONE, flip=FLIP, mild=MILD, strong=STRONG, bedside=BEDSIDE)
+    presets = {"none": NONE, "flip": FLIP, "mild": MILD, "strong": STRONG, "bedside": BEDSIDE}
+    assert presets == PRESETS
     assert all(get_augmentation(name) is preset for name, preset in PRESETS.items())
     used = {name: {k for k, v in preset.to_dict().items() if v} for name, preset in PRESETS.items()}
     with pytest.raises(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
+from pathlib import Path
+
 import keras
 
 from lungseg_utils.errors import InvalidValueError, check_known
 
 LAYER_NORMALISATIONS = ("none", "batch", "instance")
 CONTEXTS = ("none", "dilated")
+# Encoders that come trained, with the patch_size at whose distance their first level lies.
+TRAINED_ENCODERS = {"vgg16": 1, "efficientnet-lite0": 2}
+DEEPEST_TRAINED = 4
 
 
 @keras.saving.register_keras_serializable(package="lungseg_utils")
@@ -94,6 +101,55 @@ def check_levels(size: int, base_filters: int, depth: int, patch_size: int) -> N
     check_count("depth", depth)
     check_count("patch_size", patch_size)
     check_size(size, patch_size * 2**depth)
+
+
+def check_encoder(
+    encoder: str,
+    known: Collection[str],
+    weights: str | os.PathLike | None,
+    depth: int,
+    patch_size: int,
+) -> None:
+    """Check that a network can have an encoder, and the encoder its weights.
+
+    Args:
+        encoder: "plain", or one of `TRAINED_ENCODERS`.
+        known: The encoders that the network can have.
+        weights: None, the path of a file, or for "vgg16" also "imagenet".
+        depth: How often the network halves its first level.
+        patch_size: Distance between patches in pixels.
+
+    Raises:
+        InvalidValueError: It cannot; the message says why.
+    """
+    check_known(encoder, known, "encoder")
+    if encoder == "plain":
+        if weights is not None:
+            raise InvalidValueError(
+                "encoder_weights belong to an encoder that comes trained.",
+                f"encoder='plain', encoder_weights={weights!r}",
+                f"Set encoder to {' or '.join(known)}, or leave encoder_weights out.",
+            )
+        return
+    if patch_size != TRAINED_ENCODERS[encoder]:
+        raise InvalidValueError(
+            f"With the encoder {encoder!r}, patch_size is {TRAINED_ENCODERS[encoder]}.",
+            f"patch_size {patch_size}",
+            f"Set patch_size to {TRAINED_ENCODERS[encoder]}, or use the encoder 'plain'.",
+        )
+    if depth > DEEPEST_TRAINED:
+        raise InvalidValueError(
+            f"With the encoder {encoder!r}, depth is at most {DEEPEST_TRAINED}.",
+            depth,
+            "Lower depth, or use the encoder 'plain'.",
+        )
+    named = weights is None or (encoder == "vgg16" and weights == "imagenet")
+    if not named and not Path(weights).is_file():
+        raise InvalidValueError(
+            "encoder_weights must be None, the path of a file, or 'imagenet' for 'vgg16'.",
+            repr(weights),
+            "Correct the path.",
+        )
 
 
 def check_normalisation(kind: str, batch_momentum: float) -> None:

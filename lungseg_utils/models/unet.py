@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import keras
 
 from lungseg_utils.errors import check_known
 from lungseg_utils.models import blocks
+from lungseg_utils.models.efficientnet import lite0_levels
 
 
 def build_unet(
@@ -17,6 +20,8 @@ def build_unet(
     batch_momentum: float = 0.9,
     patch_size: int = 1,
     context: str = "none",
+    encoder: str = "plain",
+    encoder_weights: str | os.PathLike | None = None,
 ) -> keras.Model:
     """Build a U-Net: an encoder, a decoder, and a skip connection at every level.
 
@@ -29,12 +34,16 @@ def build_unet(
     Args:
         size: Height and width of the input in pixels, a multiple of patch_size * 2**depth.
         base_filters: Filters of the topmost level; every level below doubles them.
-        depth: How often the input is halved.
+        depth: How often the input is halved; at most 4 with the encoder "efficientnet-lite0".
         normalisation: "none" (the paper), "batch" or "instance", after every 3x3 convolution.
         dropout: Fraction of activations dropped in training at the two deepest levels.
         batch_momentum: How much of the running statistics each step keeps, for "batch".
         patch_size: Side of the patches of pixels the network works on instead of pixels: a strided
-            convolution reads them, a transposed one writes them. 4 costs a sixteenth of 1.
+            convolution reads them, a transposed one writes them. 4 costs a sixteenth of 1. It is 2
+            with the encoder "efficientnet-lite0".
+        encoder: "plain", or "efficientnet-lite0" (its levels take the place of the encoder's).
+        encoder_weights: For "efficientnet-lite0": None (random), or the path of a file that
+            `tools.convert_encoder` wrote.
         context: "dilated": the deepest level sees the whole image, see `blocks.context_block`.
 
     Returns:
@@ -47,17 +56,29 @@ def build_unet(
     blocks.check_normalisation(normalisation, batch_momentum)
     blocks.check_fraction("dropout", dropout)
     check_known(context, blocks.CONTEXTS, "context")
+    blocks.check_encoder(
+        encoder, ("plain", "efficientnet-lite0"), encoder_weights, depth, patch_size
+    )
     inputs = keras.Input((size, size, 1), name="image")
-    tensor, skips = blocks.patch_stem(inputs, base_filters, patch_size), []
-    for level in range(depth + 1):
-        if level > 0:
-            skips.append(tensor)
-            tensor = keras.layers.MaxPooling2D(name=f"down{level}")(tensor)
-        tensor = blocks.convolution_block(
-            tensor, base_filters * 2**level, normalisation, batch_momentum, f"encoder{level}"
-        )
-        if dropout and level >= depth - 1:
-            tensor = keras.layers.Dropout(dropout, name=f"dropout{level}")(tensor)
+
+    def dropped(tensor: keras.KerasTensor, level: int) -> keras.KerasTensor:
+        if not dropout or level < depth - 1:
+            return tensor
+        return keras.layers.Dropout(dropout, name=f"dropout{level}")(tensor)
+
+    if encoder == "plain":
+        tensor, skips = blocks.patch_stem(inputs, base_filters, patch_size), []
+        for level in range(depth + 1):
+            if level > 0:
+                skips.append(tensor)
+                tensor = keras.layers.MaxPooling2D(name=f"down{level}")(tensor)
+            tensor = blocks.convolution_block(
+                tensor, base_filters * 2**level, normalisation, batch_momentum, f"encoder{level}"
+            )
+            tensor = dropped(tensor, level)
+    else:
+        levels = lite0_levels(inputs, depth, encoder_weights, batch_momentum)
+        *skips, tensor = [dropped(features, level) for level, features in enumerate(levels)]
     tensor = blocks.context_block(tensor, context, normalisation, batch_momentum)
     for level in reversed(range(depth)):
         filters = base_filters * 2**level

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import keras
 from keras import ops
 
 from lungseg_utils.errors import DownloadError, InvalidValueError, check_known
 from lungseg_utils.models import blocks
+from lungseg_utils.models.efficientnet import lite0_levels
 
-ENCODERS = ("plain", "vgg16")
 # The last layer of each level of VGG16 (Simonyan and Zisserman 2014, arXiv 1409.1556).
 VGG16_LEVELS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")
 # The mean of ImageNet in VGG16's own channel order (blue, green, red), on the scale 0 to 255.
@@ -95,15 +94,18 @@ def build_unetpp(
     Args:
         size: Height and width of the input in pixels, a multiple of patch_size * 2**depth.
         base_filters: Filters of the topmost level; every level below doubles them.
-        depth: How often the input is halved; at most 4 with the encoder "vgg16".
-        normalisation: "none", "batch" or "instance", after every 3x3 convolution but VGG16's.
+        depth: How often the input is halved; at most 4 with another encoder than "plain".
+        normalisation: "none", "batch" or "instance", after every 3x3 convolution of the nodes; the
+            other encoders keep what they have.
         deep_supervision: One head on every node of the topmost level, see `DeeplySupervised`;
             else one head on the last.
-        encoder: "plain", or "vgg16" (the convolutions of VGG16 take the place of the encoder).
-        encoder_weights: For "vgg16": None (random), "imagenet" (Keras downloads them), or the path
-            of a file in the layout in which Keras publishes them without the top.
+        encoder: "plain", or "vgg16" or "efficientnet-lite0", whose levels take the place of the
+            first node of each level.
+        encoder_weights: None (random), or the path of a file: for "vgg16" in the layout in which
+            Keras publishes them without the top, or "imagenet" (Keras downloads them); for
+            "efficientnet-lite0" as `tools.convert_encoder` wrote it.
         batch_momentum: How much of the running statistics each step keeps, for "batch".
-        patch_size: As in `build_unet`; 1 with the encoder "vgg16".
+        patch_size: As in `build_unet`; 1 with "vgg16", 2 with "efficientnet-lite0".
         context: As in `build_unet`.
 
     Returns:
@@ -116,7 +118,9 @@ def build_unetpp(
     blocks.check_levels(size, base_filters, depth, patch_size)
     blocks.check_normalisation(normalisation, batch_momentum)
     check_known(context, blocks.CONTEXTS, "context")
-    _check_encoder(depth, encoder, encoder_weights, patch_size)
+    blocks.check_encoder(
+        encoder, ("plain", *blocks.TRAINED_ENCODERS), encoder_weights, depth, patch_size
+    )
     inputs = keras.Input((size, size, 1), name="image")
 
     def convolve(tensor: keras.KerasTensor, level: int, step: int) -> keras.KerasTensor:
@@ -126,6 +130,8 @@ def build_unetpp(
 
     if encoder == "vgg16":
         column = _vgg16_levels(inputs, depth, encoder_weights)
+    elif encoder == "efficientnet-lite0":
+        column = lite0_levels(inputs, depth, encoder_weights, batch_momentum)
     else:
         column = [convolve(blocks.patch_stem(inputs, base_filters, patch_size), 0, 0)]
         for level in range(1, depth + 1):
@@ -153,36 +159,6 @@ def build_unetpp(
         return DeeplySupervised(inputs, heads[0], name="unetpp")
     stacked = keras.layers.Concatenate(dtype="float32", name="heads")(heads)
     return DeeplySupervised(inputs, stacked, name="unetpp")
-
-
-def _check_encoder(
-    depth: int, encoder: str, encoder_weights: str | os.PathLike | None, patch_size: int
-) -> None:
-    check_known(encoder, ENCODERS, "encoder")
-    if encoder == "vgg16" and patch_size != 1:
-        raise InvalidValueError(
-            "The encoder 'vgg16' reads pixels: its patch_size is 1.",
-            f"patch_size {patch_size}",
-            "Set patch_size to 1, or use the encoder 'plain'.",
-        )
-    if encoder == "vgg16" and depth >= len(VGG16_LEVELS):
-        raise InvalidValueError(
-            f"With the encoder 'vgg16', depth is at most {len(VGG16_LEVELS) - 1}.",
-            depth,
-            "Lower depth, or use the encoder 'plain'.",
-        )
-    if encoder == "plain" and encoder_weights is not None:
-        raise InvalidValueError(
-            "encoder_weights belong to the encoder 'vgg16'.",
-            f"encoder='plain', encoder_weights={encoder_weights!r}",
-            "Set encoder='vgg16', or leave encoder_weights out.",
-        )
-    if encoder_weights not in (None, "imagenet") and not Path(encoder_weights).is_file():
-        raise InvalidValueError(
-            "encoder_weights must be None, 'imagenet' or the path of a file.",
-            repr(encoder_weights),
-            "Correct the path, or pass 'imagenet' to let Keras download the weights.",
-        )
 
 
 def _vgg16_levels(
