@@ -54,14 +54,14 @@ BASE = TrainingConfig(
     precision="mixed_bfloat16",
     augmentation=BEDSIDE,
 )
-LITE0 = "EfficientNet-Lite0 as encoder"
+LITE0 = {"encoder": "efficientnet-lite0", "encoder_weights": "imagenet"}
 CHOICES = {
     "base": BASE,
     "no bedside films": replace(BASE, augmentation=STRONG),
     "bedside films alone": replace(BASE, augmentation=replace(STRONG, bedside=1)),
     "mild augmentation": replace(BASE, augmentation=MILD),
     "dilated context": replace(BASE, model_options=UNET | {"context": "dilated"}),
-    LITE0: replace(BASE, model_options=UNET | {"encoder": "efficientnet-lite0"}),
+    "EfficientNet-Lite0 as encoder": replace(BASE, model_options=UNET | LITE0),
     "patches of 4": replace(BASE, model_options=UNET | {"base_filters": 32, "patch_size": 4}),
     "questionable masks left out": BASE,
     "Dice loss alone": replace(BASE, loss="dice"),
@@ -69,17 +69,12 @@ CHOICES = {
 }
 
 
-def train_one(
-    choice: str, seed: int, cases: Cases, folder: Path, encoder_weights: str | None = None
-) -> Run:
+def train_one(choice: str, seed: int, cases: Cases, folder: Path) -> Run:
     """Train one setting with one seed, or read what was trained."""
     chosen = cases.select("train")
     if choice == "questionable masks left out":
         chosen = chosen.take(np.flatnonzero(chosen.index["questionable_mask"] == 0))
     config = replace(CHOICES[choice], seed=seed)
-    if "encoder" in config.model_options:
-        options = config.model_options | {"encoder_weights": encoder_weights}
-        config = replace(config, model_options=options)
     return train(config, chosen, cases.select("val"), folder / f"{choice.replace(' ', '-')}-{seed}")
 
 

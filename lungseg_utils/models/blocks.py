@@ -115,7 +115,7 @@ def check_encoder(
     Args:
         encoder: "plain", or one of `TRAINED_ENCODERS`.
         known: The encoders that the network can have.
-        weights: None, the path of a file, or for "vgg16" also "imagenet".
+        weights: None, "imagenet" or the path of a file.
         depth: How often the network halves its first level.
         patch_size: Distance between patches in pixels.
 
@@ -143,12 +143,11 @@ def check_encoder(
             depth,
             "Lower depth, or use the encoder 'plain'.",
         )
-    named = weights is None or (encoder == "vgg16" and weights == "imagenet")
-    if not named and not Path(weights).is_file():
+    if weights not in (None, "imagenet") and not Path(weights).is_file():
         raise InvalidValueError(
-            "encoder_weights must be None, the path of a file, or 'imagenet' for 'vgg16'.",
+            "encoder_weights must be None, 'imagenet' or the path of a file.",
             repr(weights),
-            "Correct the path.",
+            "Correct the path, or pass 'imagenet'.",
         )
 
 
