@@ -72,12 +72,12 @@ def _blurred(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> P
 def _rotated(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
     """Turned by 10 to 20 degrees either way."""
     angle = float(rng.uniform(10, 20) * rng.choice([-1, 1]))
-    return _warp(image, mask, angle, 1.0, (0.0, 0.0))
+    return warp(image, mask, angle, 1.0, (0.0, 0.0))
 
 
 def _cropped(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
     """Enlarged by 1.3 and moved, so that a side or an end of the lungs may leave the film."""
-    return _warp(image, mask, 0.0, 1.3, tuple(rng.uniform(-0.12, 0.12, 2)))
+    return warp(image, mask, 0.0, 1.3, tuple(rng.uniform(-0.12, 0.12, 2)))
 
 
 def _opacities(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -97,7 +97,7 @@ CORRUPTIONS: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], P
 }
 
 
-def _warp(
+def warp(
     image: np.ndarray, mask: np.ndarray, angle: float, scale: float, shift: tuple[float, float]
 ) -> Pair:
     """Turn (degrees), enlarge and move (fractions of the side) about the centre."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.preparation import effects
 from lungseg_utils.preparation.augmentation import (
+    BEDSIDE,
     COUNTED_AT,
     EFFECTS,
     FLIP,
@@ -328,15 +329,19 @@ def test_options_survive_their_record():
 
 
 def test_presets():
-    assert PRESETS == {"none": NONE, "flip": FLIP, "mild": MILD, "strong": STRONG}
+    presets = {"none": NONE, "flip": FLIP, "mild": MILD, "strong": STRONG, "bedside": BEDSIDE}
+    assert presets == PRESETS
     assert all(get_augmentation(name) is preset for name, preset in PRESETS.items())
     used = {name: {k for k, v in preset.to_dict().items() if v} for name, preset in PRESETS.items()}
-    with pytest.raises(LungsegError, match=r"none, flip, mild, strong\.\n.*'wild'\n.*Correct"):
+    with pytest.raises(
+        LungsegError, match=r"none, flip, mild, strong, bedside\.\n.*'wild'\n.*Correct"
+    ):
         get_augmentation("wild")
     assert used["none"] == set()
     assert used["flip"] == {"flip"}
     assert used["mild"].isdisjoint({"stretch", "invert", "effects", "jitter", *EFFECTS})
-    assert used["strong"] == set(STRONG.to_dict()) - {"jitter"}
+    assert used["strong"] == set(STRONG.to_dict()) - {"jitter", "bedside"}
+    assert used["bedside"] == used["strong"] | {"bedside"}
     assert Augmentation() == STRONG
     # Each is contained in the next.
     for weaker, stronger in ((NONE, FLIP), (FLIP, MILD), (MILD, STRONG)):

@@ -12,7 +12,7 @@ import pytest
 from scipy.signal import correlate
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.models.efficientnet import inverted_residual, lite0_levels
+from lungseg_utils.models.efficientnet import IMAGENET, inverted_residual, lite0_levels
 from lungseg_utils.models.onnx_graph import keras_weights, to_onnx
 from lungseg_utils.models.registry import build_model
 from tests.networks import predict, tiny_arrays
@@ -33,28 +33,6 @@ def randomised(model: keras.Model, seed: int = 0) -> keras.Model:
 def encoder(depth: int = 4, weights=None) -> keras.Model:
     inputs = keras.Input((64, 64, 1))
     return keras.Model(inputs, lite0_levels(inputs, depth, weights))
-
-
-def published(model: keras.Model) -> dict[str, np.ndarray]:
-    """An encoder's weights under the names and in the layout of PyTorch, with a classifier."""
-    arrays = {}
-    kinds = {"gamma": "weight", "beta": "bias"}
-    kinds |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
-    for weight in model.weights:
-        layer, kind = weight.path.removeprefix("lite0_").split("/")
-        block, _, step = layer.removesuffix("_norm").rpartition("_")
-        prefix = block.replace("block", "_blocks.") + "." if block else ""
-        value = weight.numpy()
-        if kind == "kernel":
-            if step == "stem":
-                value = np.concatenate([value * share for share in (0.5, 0.25, 0.25)], axis=2)
-            value = value.transpose((2, 3, 0, 1) if step == "depthwise" else (3, 2, 0, 1))
-            arrays[f"{prefix}_{step}_conv.weight" if block else "_conv_stem.weight"] = value
-        else:
-            number = ["expand", "depthwise", "project"].index(step) if block else 0
-            arrays[f"{prefix}_bn{number}.{kinds[kind]}"] = value
-            arrays[f"{prefix}_bn{number}.num_batches_tracked"] = np.array([9])
-    return arrays | {"_bn1.weight": np.ones(3, "f4"), "_fc.bias": np.ones(3, "f4")}
 
 
 def write_published(path, arrays: dict[str, object], monkeypatch) -> None:
@@ -130,22 +108,62 @@ def test_block_by_hand(kernel, stride, filters):
     np.testing.assert_allclose(predict(model, x), expected, atol=1e-4)
 
 
-def test_published_weights_are_converted_without_pytorch(tmp_path, monkeypatch, capsys):
-    source, target = tmp_path / "published.pth", tmp_path / "lite0.npz"
-    model = randomised(encoder())
-    trained = {weight.path: weight.numpy() for weight in model.weights}
-    write_published(source, published(model), monkeypatch)
-    assert main([str(source), str(target), "--kernels", "float32"]) == 0
-    assert capsys.readouterr().out.startswith(f"{target}: ")
-    for name in ("unet", "unetpp"):
-        network = build_model(name, 64, LITE0 | {"encoder_weights": target})
-        found = [weight for weight in network.weights if weight.path.startswith("lite0_")]
-        assert len(found) == 5 * 15  # a kernel and four statistics each
+def test_features_are_those_of_pytorch():
+    """Against the published network, run there with the published weights."""
+    rows, columns = np.mgrid[:64, :64]
+    model = encoder(weights="imagenet")
+    levels = model(((rows * columns) % 97 / 96).astype("f4")[None, ..., None], training=False)
+    found = [[np.std(level), np.mean(level), np.max(np.abs(level))] for level in levels]
+    expected = [
+        [11.32669, -0.09114, 60.84015],
+        [12.43950, -0.64949, 48.77298],
+        [11.17139, 0.78079, 44.93448],
+        [7.44334, 0.90428, 33.96565],
+        [4.12691, -0.12111, 13.59644],
+    ]
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["unet", "unetpp"])
+def test_networks_begin_with_the_weights_of_the_file(name):
+    network = build_model(name, 64, LITE0 | {"encoder_weights": IMAGENET})
+    found = [weight for weight in network.weights if weight.path.startswith("lite0_")]
+    assert len(found) == 5 * 15  # a kernel and four statistics each
+    with np.load(IMAGENET) as arrays:
         for weight in found:
-            np.testing.assert_allclose(weight, trained[weight.path], rtol=1e-6, atol=1e-7)
-    convert(source, target)
-    with np.load(target) as halved:
-        assert {str(array.dtype) for array in halved.values()} == {"float16", "float32"}
+            np.testing.assert_array_equal(weight.numpy(), arrays[weight.path])
+
+
+def test_published_weights_are_converted_without_pytorch(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    shapes = {
+        "_conv_stem.weight": (32, 3, 3, 3),
+        "_bn0.running_mean": (32,),
+        "_blocks.2._bn1.running_var": (8,),
+        "_blocks.2._depthwise_conv.weight": (8, 1, 5, 5),
+        "_blocks.12._project_conv.weight": (6, 8, 1, 1),
+        "_bn1.weight": (9,),
+        "_fc.bias": (9,),
+    }
+    arrays = {key: rng.normal(size=shape[::-1]).astype("f4").T for key, shape in shapes.items()}
+    arrays["_bn0.num_batches_tracked"] = np.array([9])
+    write_published(tmp_path / "published.pth", arrays, monkeypatch)
+    stem, mean, variance, depthwise, project = list(arrays.values())[:5]
+    expected = {
+        "lite0_stem/kernel": stem.transpose(2, 3, 1, 0).sum(axis=2, keepdims=True),
+        "lite0_stem_norm/moving_mean": mean,
+        "lite0_block2_depthwise_norm/moving_variance": variance,
+        "lite0_block2_depthwise/kernel": depthwise[:, 0].transpose(1, 2, 0)[..., None],
+        "lite0_block12_project/kernel": project.transpose(2, 3, 1, 0),
+    }
+    for kernels in ("float16", "float32"):
+        target = convert(tmp_path / "published.pth", tmp_path / "lite0.npz", kernels)
+        with np.load(target) as found:
+            assert set(found) == set(expected)
+            for key, array in expected.items():
+                kept = array.astype(kernels) if array.ndim == 4 else array
+                np.testing.assert_array_equal(found[key], kept)
+                assert found[key].dtype == kept.dtype
 
 
 def test_files_of_anything_else_are_refused(tmp_path, monkeypatch, capsys):

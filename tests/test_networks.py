@@ -123,12 +123,6 @@ def test_probability_has_the_size_of_the_input(normalisation, options):
         ("unet", 32, {"encoder": "efficientnet-lite0"}, "patch_size is 2"),
         ("unet", 64, {"encoder": "efficientnet-lite0", "patch_size": 2, "depth": 5}, "at most 4"),
         ("unet", 32, {"encoder_weights": "lite0.npz"}, "encoder='plain'"),
-        (
-            "unet",
-            32,
-            {"encoder": "efficientnet-lite0", "patch_size": 2, "encoder_weights": "imagenet"},
-            "'imagenet' for 'vgg16'",
-        ),
         ("unetpp", 32, {"encoder_weights": "imagenet"}, "encoder='plain'"),
         ("unetpp", 32, {"encoder": "vgg16", "encoder_weights": "no/file.h5"}, "no/file.h5"),
         ("pix2pix", 16, {}, "at least 32"),

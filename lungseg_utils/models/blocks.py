@@ -11,6 +11,7 @@ import keras
 from lungseg_utils.errors import InvalidValueError, check_known
 
 LAYER_NORMALISATIONS = ("none", "batch", "instance")
+CONTEXTS = ("none", "dilated")
 # Encoders that come trained, with the patch_size at whose distance their first level lies.
 TRAINED_ENCODERS = {"vgg16": 1, "efficientnet-lite0": 2}
 DEEPEST_TRAINED = 4
@@ -114,7 +115,7 @@ def check_encoder(
     Args:
         encoder: "plain", or one of `TRAINED_ENCODERS`.
         known: The encoders that the network can have.
-        weights: None, the path of a file, or for "vgg16" also "imagenet".
+        weights: None, "imagenet" or the path of a file.
         depth: How often the network halves its first level.
         patch_size: Distance between patches in pixels.
 
@@ -142,12 +143,11 @@ def check_encoder(
             depth,
             "Lower depth, or use the encoder 'plain'.",
         )
-    named = weights is None or (encoder == "vgg16" and weights == "imagenet")
-    if not named and not Path(weights).is_file():
+    if weights not in (None, "imagenet") and not Path(weights).is_file():
         raise InvalidValueError(
-            "encoder_weights must be None, the path of a file, or 'imagenet' for 'vgg16'.",
+            "encoder_weights must be None, 'imagenet' or the path of a file.",
             repr(weights),
-            "Correct the path.",
+            "Correct the path, or pass 'imagenet'.",
         )
 
 
@@ -205,6 +205,50 @@ def convolution_block(
         tensor = tensor if layer is None else layer(tensor)
         tensor = keras.layers.ReLU(name=f"{name}_relu{step}")(tensor)
     return tensor
+
+
+def context_block(
+    tensor: keras.KerasTensor, kind: str, normalisation: str, batch_momentum: float
+) -> keras.KerasTensor:
+    """Let every place of the deepest level see the whole image, by dilated convolutions.
+
+    Four 3x3 convolutions of dilation 1, 2, 4 and 8 one after the other, on half of the filters;
+    the sum of what they give is added to the features (D-LinkNet, Zhou et al. 2018, CVPR
+    Workshops, after Yu and Koltun 2016, arXiv 1511.07122).
+
+    Args:
+        tensor: Features, (N, H, W, filters).
+        kind: "none", which leaves the tensor as it is, or "dilated".
+        normalisation: One of `LAYER_NORMALISATIONS`.
+        batch_momentum: As in `normalisation_layer`.
+
+    Returns:
+        Features of the same shape.
+    """
+    if kind == "none":
+        return tensor
+
+    def convolve(features: keras.KerasTensor, filters: int, name: str, dilation: int = 0):
+        features = keras.layers.Conv2D(
+            filters,
+            3 if dilation else 1,
+            dilation_rate=dilation or 1,
+            padding="same",
+            use_bias=normalisation == "none",
+            kernel_initializer="he_normal",
+            name=f"{name}_conv",
+        )(features)
+        layer = normalisation_layer(normalisation, batch_momentum, f"{name}_norm")
+        features = features if layer is None else layer(features)
+        return keras.layers.ReLU(name=f"{name}_relu")(features)
+
+    filters = tensor.shape[-1]
+    summed = seen = convolve(tensor, max(filters // 2, 1), "context_in")
+    for dilation in (1, 2, 4, 8):
+        seen = convolve(seen, max(filters // 2, 1), f"context{dilation}", dilation)
+        summed = keras.layers.Add(name=f"context_sum{dilation}")([summed, seen])
+    widened = convolve(summed, filters, "context_out")
+    return keras.layers.Add(name="context")([tensor, widened])
 
 
 def upsample(tensor: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:

@@ -1,12 +1,13 @@
 """EfficientNet-Lite0 as the encoder of a segmentation network, trained on photographs before.
 
 Tan and Le 2019 (arXiv 1905.11946), in their variant for small devices: no squeeze and excitation,
-and ReLU6 in the place of swish. `python -m tools.convert_encoder` makes the file of its weights.
+and ReLU6 in the place of swish. Its weights come with the package, from `tools.convert_encoder`.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from zipfile import BadZipFile
 
 import keras
@@ -15,6 +16,7 @@ import numpy as np
 from lungseg_utils.errors import InvalidValueError
 from lungseg_utils.models.blocks import BatchNormalization
 
+IMAGENET = Path(__file__).resolve().parents[1] / "weights" / "efficientnet-lite0.npz"
 _STEM_FILTERS = 32
 # Of each stage: blocks, side of the kernels, stride of the first block, expansion, filters.
 _STAGES = (
@@ -42,7 +44,8 @@ def lite0_levels(
     Args:
         inputs: X-rays, float32 (N, H, W, 1) in [0, 1].
         depth: How often the first level is halved, at most 4.
-        weights: None (random), or the path of a file that `tools.convert_encoder` wrote.
+        weights: None (random), "imagenet" (those of the package), or the path of a file that
+            `tools.convert_encoder` wrote.
         batch_momentum: As in `normalisation_layer`.
 
     Returns:
@@ -77,7 +80,7 @@ def lite0_levels(
             block += 1
         levels[-1] = tensor
     if weights is not None:
-        _load(keras.Model(inputs, levels), weights)
+        _load(keras.Model(inputs, levels), IMAGENET if weights == "imagenet" else weights)
     return levels
 
 

@@ -190,6 +190,7 @@ class _Graph:
             inputs,
             strides=layer.strides,
             group=groups,
+            dilations=layer.dilation_rate,
             pads=_padding(layer, transposed),
         )
         return self._activation(layer, made)
@@ -256,10 +257,11 @@ def _padding(layer: keras.layers.Layer, transposed: bool) -> list[int]:
         return [0, 0, 0, 0]
     height, width = (layer.output if transposed else layer.input).shape[1:3]
     before, after = [], []
-    for length, kernel, stride in zip(
-        (height, width), layer.kernel_size, layer.strides, strict=True
+    for length, kernel, stride, dilation in zip(
+        (height, width), layer.kernel_size, layer.strides, layer.dilation_rate, strict=True
     ):
-        total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
+        reach = (kernel - 1) * dilation + 1
+        total = max((-(-length // stride) - 1) * stride + reach - length, 0)
         before.append(total // 2)
         after.append(total - total // 2)
     return [*before, *after]

@@ -37,6 +37,7 @@ _RANGES = {
     "sharpen": (0, 10),
     "noise": (0, 1),
     "jitter": (0, 4096),
+    "bedside": (0, 1),
 }
 _WHOLE = ("objects", "jitter")
 
@@ -75,6 +76,7 @@ class Augmentation:
         noise: Greatest standard deviation of Gaussian noise, as a fraction of the full range.
         jitter: Pixels by which the X-ray is enlarged before a crop of its own size is taken at
             random: 30 at 256 is the 286 → 256 of Pix2Pix (Isola et al. 2017, section 6.2).
+        bedside: How often a film is made one of the very ill, as `bedside.befall` does.
     """
 
     rotation: float = 15.0
@@ -97,6 +99,7 @@ class Augmentation:
     sharpen: float = 1.5
     noise: float = 0.08
     jitter: int = 0
+    bedside: float = 0.0
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -124,11 +127,12 @@ class Augmentation:
         """
         import cv2
 
-        from lungseg_utils.preparation import effects
+        from lungseg_utils.preparation import bedside, effects
 
         matrix, repeat_edge = self._draw_geometry(*image.shape, rng)
         exposure, inverted = self._draw_exposure(rng)
         drawn = self._draw_effects(rng)
+        ill, seed = rng.random() < self.bedside, int(rng.integers(0, 2**62))
         if not np.array_equal(matrix, np.eye(3)):
             size, inverse = image.shape[::-1], cv2.WARP_INVERSE_MAP
             border = cv2.BORDER_REPLICATE if repeat_edge else cv2.BORDER_CONSTANT
@@ -136,6 +140,8 @@ class Augmentation:
                 image, matrix[:2], size, flags=cv2.INTER_LINEAR | inverse, borderMode=border
             )
             mask = cv2.warpAffine(mask, matrix[:2], size, flags=cv2.INTER_NEAREST | inverse)
+        if ill:
+            image, mask = bedside.befall(image, mask, np.random.default_rng(seed))
         image = _add_to_the_patient(image, mask, drawn)
         image = effects.expose(image, *exposure)
         if inverted:
@@ -231,11 +237,12 @@ MILD = replace(
     gamma=0.2,
 )
 STRONG = Augmentation()
-PRESETS = {"none": NONE, "flip": FLIP, "mild": MILD, "strong": STRONG}
+BEDSIDE = replace(STRONG, bedside=0.5)
+PRESETS = {"none": NONE, "flip": FLIP, "mild": MILD, "strong": STRONG, "bedside": BEDSIDE}
 
 
 def get_augmentation(name: str) -> Augmentation:
-    """Return the augmentation of a name: "none", "flip", "mild" or "strong".
+    """Return the augmentation of a name: "none", "flip", "mild", "strong" or "bedside".
 
     Raises:
         InvalidValueError: There is no such augmentation.

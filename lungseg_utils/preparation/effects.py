@@ -48,7 +48,7 @@ def shade(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.nd
     down = np.linspace(-0.5, 0.5, height, dtype=np.float32) * np.float32(np.sin(angle))
     ramp = down[:, None] + across[None]
     ramp = (ramp - ramp.min()) / max(float(np.ptp(ramp)), 1e-6)
-    return _to_levels(image * (1 - strength * ramp))
+    return to_levels(image * (1 - strength * ramp))
 
 
 def add_noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
@@ -63,7 +63,7 @@ def add_noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> 
         uint8 (H, W).
     """
     noise = rng.standard_normal(image.shape, dtype=np.float32)
-    return _to_levels(image + noise * np.float32(255 * deviation))
+    return to_levels(image + noise * np.float32(255 * deviation))
 
 
 def blur(image: np.ndarray, deviation: float) -> np.ndarray:
@@ -143,7 +143,7 @@ def add_opacities(
     # The border of an opacity at the lung's own edge is as soft as that edge is on a film.
     hidden *= cv2.GaussianBlur(mask.astype(np.float32), (0, 0), max(width / 128, 0.5))
     tissue = np.float32(np.quantile(image, rng.uniform(0.6, 0.9)))
-    return _to_levels(image + hidden * np.float32(density) * np.maximum(tissue - image, 0))
+    return to_levels(image + hidden * np.float32(density) * np.maximum(tissue - image, 0))
 
 
 def add_objects(image: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -180,12 +180,10 @@ def _tube(image: np.ndarray, rng: np.random.Generator) -> None:
     """A smooth curve between two random points: catheter, tube or wire, half transparent."""
     height, width = image.shape
     ends = rng.uniform(-0.1, 1.1, (3, 2)) * (width, height)
-    t = np.linspace(0, 1, 24)[:, None]
-    curve = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * ends[1] + t**2 * ends[2]
     layer = image.copy()
     thickness = max(1, round(width / 256 * rng.uniform(0.7, 3.5)))
     level = int(rng.integers(150, 256))
-    cv2.polylines(layer, [curve.round().astype(np.int32)], False, level, thickness, cv2.LINE_AA)
+    cv2.polylines(layer, [_curve(ends)], False, level, thickness, cv2.LINE_AA)
     _blend(image, layer, rng.uniform(0.3, 1.0))
 
 
@@ -213,5 +211,104 @@ def _blend(image: np.ndarray, layer: np.ndarray, weight: float) -> None:
     cv2.addWeighted(image, 1 - weight, layer, weight, 0, dst=image)
 
 
-def _to_levels(values: np.ndarray) -> np.ndarray:
+def to_levels(values: np.ndarray) -> np.ndarray:
+    """Round and clip to grey levels, uint8 of the same shape."""
     return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+
+
+def add_devices(
+    image: np.ndarray, mask: np.ndarray, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw what lies over the lungs at a bedside: electrodes with cables, pacemaker, scapula, tube.
+
+    Args:
+        image: uint8 (H, W).
+        mask: uint8 {0, 1} (H, W).
+        count: How many.
+        rng: Draws kinds, places and levels.
+
+    Returns:
+        uint8 (H, W).
+    """
+    drawn = image.copy()
+    inside = np.argwhere(mask) if mask.any() else np.argwhere(np.ones_like(mask))
+    draw = (_cabled_electrode, _cabled_electrode, _pacemaker, _scapula, _tube_over_lungs)
+    for kind in rng.integers(0, len(draw), count):
+        down, right = inside[rng.integers(len(inside))]
+        layer = drawn.copy()
+        draw[kind](layer, (float(right), float(down)), rng)
+        opaque = rng.uniform(0.15, 0.5) if draw[kind] is _scapula else rng.uniform(0.4, 1.0)
+        cv2.addWeighted(drawn, 1 - opaque, layer, opaque, 0, dst=drawn)
+    return drawn
+
+
+def _cabled_electrode(
+    layer: np.ndarray, place: tuple[float, float], rng: np.random.Generator
+) -> None:
+    """A disc, or a ring, and its cable to an edge of the film."""
+    width = layer.shape[1]
+    radius, level = max(2, round(width * rng.uniform(0.01, 0.035))), int(rng.integers(150, 256))
+    filled = -1 if rng.random() < 0.7 else max(1, radius // 3)
+    cv2.circle(layer, points([place])[0].tolist(), radius, level, filled, cv2.LINE_AA)
+    _line(layer, place, level, width * rng.uniform(0.002, 0.012), rng)
+
+
+def _tube_over_lungs(
+    layer: np.ndarray, place: tuple[float, float], rng: np.random.Generator
+) -> None:
+    width = layer.shape[1]
+    _line(layer, place, int(rng.integers(140, 256)), width * rng.uniform(0.004, 0.025), rng)
+
+
+def _pacemaker(layer: np.ndarray, place: tuple[float, float], rng: np.random.Generator) -> None:
+    """A rounded box in the upper half of the chest, and a lead from it."""
+    height, width = layer.shape
+    place = place[0], min(place[1], height * rng.uniform(0.15, 0.5))
+    level = int(rng.integers(200, 256))
+    side = width * rng.uniform(0.06, 0.13)
+    box = (place, (side, side * rng.uniform(0.6, 1.0)), float(rng.uniform(0, 90)))
+    corners = points(cv2.boxPoints(box))
+    cv2.fillConvexPoly(layer, corners, level, cv2.LINE_AA)
+    # The corners are round: a broad line around the box.
+    cv2.polylines(layer, [corners], True, level, max(1, round(side / 4)), cv2.LINE_AA)
+    heart = width * rng.uniform(0.4, 0.65), height * rng.uniform(0.5, 0.75)
+    _line(layer, place, level, width * rng.uniform(0.003, 0.008), rng, heart)
+
+
+def _scapula(layer: np.ndarray, place: tuple[float, float], rng: np.random.Generator) -> None:
+    """The blade of a shoulder: a triangle over the outer upper lung, soft at its edges."""
+    height, width = layer.shape
+    outer = np.sign(place[0] - width / 2) or 1.0
+    top = np.array([place[0] + outer * 0.06 * width, height * rng.uniform(0.02, 0.3)])
+    blade = [[0, 0], [outer * 0.16, 0.05], [-outer * 0.06, 0.12], [0, 0.36]]
+    corners = top + np.array(blade) * rng.uniform(0.7, 1.2) * (width, height)
+    cv2.fillPoly(layer, [points(corners)], int(rng.integers(150, 230)), cv2.LINE_AA)
+    layer[:] = cv2.GaussianBlur(layer, (0, 0), width * rng.uniform(0.002, 0.01))
+
+
+def _line(
+    layer: np.ndarray,
+    start: tuple[float, float],
+    level: int,
+    thickness: float,
+    rng: np.random.Generator,
+    end: tuple[float, float] | None = None,
+) -> None:
+    """A bent line from a place to another, or to an edge of the film."""
+    height, width = layer.shape
+    if end is None:
+        end = (rng.choice([-0.05, 1.05]) * width, rng.uniform(0, 1) * height)
+    bent = np.array([start, rng.uniform(0, 1, 2) * (width, height), end])
+    thickness = max(1, round(thickness))
+    cv2.polylines(layer, [_curve(bent)], False, level, thickness, cv2.LINE_AA)
+
+
+def _curve(ends: np.ndarray) -> np.ndarray:
+    """The quadratic Bézier curve of three places (3, 2), as whole pixels."""
+    t = np.linspace(0, 1, 24)[:, None]
+    return points((1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * ends[1] + t**2 * ends[2])
+
+
+def points(places: object) -> np.ndarray:
+    """Places (x, y) as whole pixels, int32 (N, 2)."""
+    return np.rint(np.asarray(places)).astype(np.int32)
