@@ -15,6 +15,7 @@ from colab import clone_of_working_tree, with_pip
 
 from lungseg_utils.files.records import read_json
 from lungseg_utils.manifest import SOURCES
+from lungseg_utils.models.registry import model_options
 from lungseg_utils.preparation.augmentation import get_augmentation
 from lungseg_utils.segment.shipped import INDEX, SHIPPED, WEIGHTS
 from lungseg_utils.training.config import TrainingConfig
@@ -215,7 +216,9 @@ def test_the_recipes_are_what_the_shipped_weights_were_trained_with(name):
     assert recipe.pop("RUN_NAME") == name
     if not recipe["HALF_SIZE_EPOCHS"]:
         recipe.pop("HALF_SIZE_LEARNING_RATE")
-    recorded = {**config, **config["model_options"], **config["preprocessing"]}
+    # An option that came after the training had its default then.
+    options = {**model_options(config["model"]), **config["model_options"]}
+    recorded = {**config, **options, **config["preprocessing"]}
     assert {key: recorded.get(key.lower()) for key in recipe} == recipe
 
 

@@ -7,8 +7,8 @@ and ReLU6 in the place of swish. Its weights come with the package, from `tools.
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -17,9 +17,9 @@ from lungseg_utils.errors import InvalidValueError
 from lungseg_utils.models.blocks import BatchNormalization
 
 IMAGENET = Path(__file__).resolve().parents[1] / "weights" / "efficientnet-lite0.npz"
-STEM_FILTERS = 32
+_STEM_FILTERS = 32
 # Of each stage: blocks, side of the kernels, stride of the first block, expansion, filters.
-STAGES = (
+_STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -58,10 +58,10 @@ def lite0_levels(
     tensor = keras.layers.Rescaling(255 / 128, -127 / 128, dtype="float32", name="lite0_scale")(
         inputs
     )
-    stem = _convolution(STEM_FILTERS, 3, 2, "lite0_stem")
+    stem = _convolution(_STEM_FILTERS, 3, 2, "lite0_stem")
     tensor = _normalised(stem(tensor), batch_momentum, "lite0_stem", True)
     levels, block = [tensor], 0
-    for blocks, kernel, stride, expansion, filters in STAGES:
+    for blocks, kernel, stride, expansion, filters in _STAGES:
         if stride == 2:
             if len(levels) > depth:
                 break
@@ -157,7 +157,7 @@ def _load(encoder: keras.Model, path: str | os.PathLike) -> None:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = [file[weight.path] for weight in encoder.weights]
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise InvalidValueError(wrong, f"{os.fspath(path)}: {error}", advice) from error
     for weight, array in zip(encoder.weights, arrays, strict=True):
         if weight.shape != array.shape:

@@ -149,6 +149,7 @@ class _Graph:
         adders: dict[str, Callable[..., str]] = {
             "Conv2D": self._convolution,
             "Conv2DTranspose": self._convolution,
+            "DepthwiseConv2D": self._convolution,
             "BatchNormalization": self._normalisation,
             "GroupNormalization": self._normalisation,
             "Rescaling": self._rescaling,
@@ -156,7 +157,7 @@ class _Graph:
             "MaxPooling2D": lambda operation, name: self._node(
                 "MaxPool", [name], kernel_shape=operation.pool_size, strides=operation.strides
             ),
-            "ReLU": lambda operation, name: self._node("Relu", [name]),
+            "ReLU": self._relu,
             "Activation": lambda operation, name: self._activation(operation, name),
             "Concatenate": lambda operation, *names: self._node("Concat", names, axis=1),
             # None of these changes a prediction in float32.
@@ -174,7 +175,14 @@ class _Graph:
 
     def _convolution(self, layer: keras.layers.Layer, name: str) -> str:
         transposed = isinstance(layer, keras.layers.Conv2DTranspose)
-        inputs = [name, self._kernel(layer.kernel)]
+        kernel, groups = self._kernel(layer.kernel), 1
+        if isinstance(layer, keras.layers.DepthwiseConv2D):
+            # Stored as every kernel, so that it is read back as every kernel.
+            kernel, groups = (
+                self._node("Transpose", [kernel], perm=(1, 0, 2, 3)),
+                layer.input.shape[-1],
+            )
+        inputs = [name, kernel]
         if layer.use_bias:
             inputs.append(self._weight(layer.bias))
         made = self._node(
@@ -182,6 +190,7 @@ class _Graph:
             inputs,
             strides=layer.strides,
             dilations=layer.dilation_rate,
+            group=groups,
             pads=_padding(layer, transposed),
         )
         return self._activation(layer, made)
@@ -196,6 +205,11 @@ class _Graph:
     def _rescaling(self, layer: keras.layers.Layer, name: str) -> str:
         scaled = self._node("Mul", [name, self._operand(layer.scale)])
         return self._node("Add", [scaled, self._operand(np.reshape(layer.offset, (-1, 1, 1)))])
+
+    def _relu(self, layer: keras.layers.Layer, name: str) -> str:
+        if layer.max_value is None:
+            return self._node("Relu", [name])
+        return self._node("Clip", [name, self._operand(0), self._operand(layer.max_value)])
 
     def _activation(self, layer: keras.layers.Layer, name: str) -> str:
         kind = _ACTIVATIONS[layer.activation.__name__]
@@ -225,7 +239,7 @@ class _Graph:
     def _initializer(self, name: str, value: np.ndarray) -> str:
         from onnx import numpy_helper
 
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def _node(self, kind: str, inputs: list[str], output: str = "", **attributes: object) -> str:

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from types import ModuleType, SimpleNamespace
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+from scipy.signal import correlate
+
+from lungseg_utils.errors import LungsegError
+from lungseg_utils.models.efficientnet import inverted_residual, lite0_levels
+from lungseg_utils.models.onnx_graph import keras_weights, to_onnx
+from lungseg_utils.models.registry import build_model
+from tests.networks import predict, tiny_arrays
+from tools.convert_encoder import convert, main
+
+LITE0 = {"encoder": "efficientnet-lite0", "patch_size": 2, "base_filters": 4, "depth": 2}
+
+
+def randomised(model: keras.Model, seed: int = 0) -> keras.Model:
+    """Give a network weights that no initialiser gives, normalisations among them."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        scale = np.prod(weight.shape[:3]) ** -0.5 if len(weight.shape) == 4 else 0.1
+        weight.assign(rng.normal(0 if len(weight.shape) == 4 else 1, scale, weight.shape))
+    return model
+
+
+def encoder(depth: int = 4, weights=None) -> keras.Model:
+    inputs = keras.Input((64, 64, 1))
+    return keras.Model(inputs, lite0_levels(inputs, depth, weights))
+
+
+def published(model: keras.Model) -> dict[str, np.ndarray]:
+    """An encoder's weights under the names and in the layout of PyTorch, with a classifier."""
+    arrays = {}
+    kinds = {"gamma": "weight", "beta": "bias"}
+    kinds |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
+    for weight in model.weights:
+        layer, kind = weight.path.removeprefix("lite0_").split("/")
+        block, _, step = layer.removesuffix("_norm").rpartition("_")
+        prefix = block.replace("block", "_blocks.") + "." if block else ""
+        value = weight.numpy()
+        if kind == "kernel":
+            if step == "stem":
+                value = np.concatenate([value * share for share in (0.5, 0.25, 0.25)], axis=2)
+            value = value.transpose((2, 3, 0, 1) if step == "depthwise" else (3, 2, 0, 1))
+            arrays[f"{prefix}_{step}_conv.weight" if block else "_conv_stem.weight"] = value
+        else:
+            number = ["expand", "depthwise", "project"].index(step) if block else 0
+            arrays[f"{prefix}_bn{number}.{kinds[kind]}"] = value
+            arrays[f"{prefix}_bn{number}.num_batches_tracked"] = np.array([9])
+    return arrays | {"_bn1.weight": np.ones(3, "f4"), "_fc.bias": np.ones(3, "f4")}
+
+
+def write_published(path, arrays: dict[str, object], monkeypatch) -> None:
+    """Write arrays as PyTorch did before version 1.6, by stand-ins for its names."""
+    names = {"_rebuild_tensor_v2": "torch._utils", "FloatStorage": "torch", "LongStorage": "torch"}
+    stand_ins = {name: type(name, (), {"__module__": module}) for name, module in names.items()}
+    for module in ("torch", "torch._utils"):
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    for name, module in names.items():
+        setattr(sys.modules[module], name, stand_ins[name])
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            if not isinstance(value, SimpleNamespace):
+                return None
+            kind = stand_ins["FloatStorage" if value.array.dtype == "f4" else "LongStorage"]
+            return "storage", kind, value.key, "cpu", value.array.size, None
+
+        def reducer_override(self, value):
+            if not isinstance(value, np.ndarray):
+                return NotImplemented
+            key = next(name for name, array in arrays.items() if array is value)
+            strides = tuple(step // value.itemsize for step in value.strides)
+            described = SimpleNamespace(key=key, array=value), 0, value.shape, strides, False, {}
+            return stand_ins["_rebuild_tensor_v2"], described
+
+    file = io.BytesIO()
+    for part in (0x1950A86A20F9469CFC6C, 1001, {}, arrays, list(arrays)):
+        Pickler(file, 2).dump(part)
+    for array in arrays.values():
+        if isinstance(array, np.ndarray):
+            file.write(array.size.to_bytes(8, "little") + array.ravel("K").tobytes())
+    path.write_bytes(file.getvalue())
+
+
+def test_parameters_and_levels_of_the_paper():
+    model = encoder()
+    classifier = 320 * 1280 + 2 * 1280 + (1280 + 1) * 1000
+    colours = 2 * 9 * 32  # two of three
+    trained = sum(np.prod(weight.shape) for weight in model.trainable_weights)
+    assert trained == 4_652_008 - classifier - colours
+    shapes = [(None, 32, 32, 16), (None, 16, 16, 24), (None, 8, 8, 40), (None, 4, 4, 112)]
+    assert [level.shape for level in model.outputs] == [*shapes, (None, 2, 2, 320)]
+    assert [level.shape for level in encoder(2).outputs] == shapes[:3]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "filters"), [(3, 1, 4), (5, 2, 4), (3, 2, 6)])
+def test_block_by_hand(kernel, stride, filters):
+    x = np.random.default_rng(1).normal(size=(1, 8, 8, 4)).astype("f4") * 9
+    inputs = keras.Input((8, 8, 4))
+    model = randomised(
+        keras.Model(inputs, inverted_residual(inputs, filters, kernel, stride, 3, 0.9, "block"))
+    )
+    found = {weight.path.removeprefix("block_"): weight.numpy() for weight in model.weights}
+
+    def normalised(features: np.ndarray, step: str) -> np.ndarray:
+        gamma, beta, mean, variance = (
+            found[f"{step}_norm/{kind}"]
+            for kind in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        return (features - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+
+    wide = np.clip(normalised(x @ found["expand/kernel"][0, 0], "expand"), 0, 6)
+    # TensorFlow's "same" on an even length: with stride 2 the odd zero lies at the end.
+    before = (kernel - stride) // 2
+    padded = np.pad(wide[0], [(before, kernel - stride - before)] * 2 + [(0, 0)])
+    kernels = found["depthwise/kernel"][..., 0]
+    channels = [correlate(padded[..., c], kernels[..., c], "valid") for c in range(12)]
+    filtered = np.stack(channels, -1)[None, ::stride, ::stride]
+    filtered = np.clip(normalised(filtered, "depthwise"), 0, 6)
+    expected = normalised(filtered @ found["project/kernel"][0, 0], "project")
+    expected = expected + x if (stride, filters) == (1, 4) else expected
+    np.testing.assert_allclose(predict(model, x), expected, atol=1e-4)
+
+
+def test_published_weights_are_converted_without_pytorch(tmp_path, monkeypatch, capsys):
+    source, target = tmp_path / "published.pth", tmp_path / "lite0.npz"
+    model = randomised(encoder())
+    trained = {weight.path: weight.numpy() for weight in model.weights}
+    write_published(source, published(model), monkeypatch)
+    assert main([str(source), str(target), "--kernels", "float32"]) == 0
+    assert capsys.readouterr().out.startswith(f"{target}: ")
+    for name in ("unet", "unetpp"):
+        network = build_model(name, 64, LITE0 | {"encoder_weights": target})
+        found = [weight for weight in network.weights if weight.path.startswith("lite0_")]
+        assert len(found) == 5 * 15  # a kernel and four statistics each
+        for weight in found:
+            np.testing.assert_allclose(weight, trained[weight.path], rtol=1e-6, atol=1e-7)
+    convert(source, target)
+    with np.load(target) as halved:
+        assert {str(array.dtype) for array in halved.values()} == {"float16", "float32"}
+
+
+def test_files_of_anything_else_are_refused(tmp_path, monkeypatch, capsys):
+    source, target = tmp_path / "other.pth", tmp_path / "lite0.npz"
+    for content in (b"text", pickle.dumps(print), pickle.dumps([1]) * 5, b""):
+        source.write_bytes(content)
+        assert main([str(source), str(target)]) == 2
+        assert "other.pth" in capsys.readouterr().err
+        with pytest.raises(LungsegError, match="other"):
+            encoder(weights=source)
+    arrays = {weight.path: weight.numpy() for weight in encoder(1).weights}
+    np.savez(target, **arrays | {"lite0_stem/kernel": np.zeros((3, 3, 3, 32))})
+    with pytest.raises(LungsegError, match=r"lite0_stem/kernel is \(3, 3, 3, 32\)"):
+        encoder(1, target)
+    with pytest.raises(LungsegError, match="lite0_block3_expand/kernel"):
+        encoder(2, target)
+
+
+@pytest.mark.parametrize("name", ["unet", "unetpp"])
+def test_onnx_agrees_and_gives_the_weights_back(name):
+    model = randomised(build_model(name, 64, LITE0 | {"normalisation": "batch"}))
+    for weight in model.weights:
+        if len(weight.shape) == 4:  # as they are stored
+            weight.assign(weight.numpy().astype("float16"))
+    content = to_onnx(model, 64, {}).SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    x = tiny_arrays(2, 64)[0]
+    np.testing.assert_allclose(session.run(None, {"image": x})[0], predict(model, x), atol=1e-4)
+    kept = keras_weights(content)
+    for weight in model.weights:
+        np.testing.assert_array_equal(kept[weight.path], weight.numpy())
