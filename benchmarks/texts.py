@@ -15,7 +15,7 @@ from string import Template
 from benchmarks.figures import DIGITS, REFERENCE, SOUND_SHENZHEN
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.intervals import MINIMUM_PATIENTS, RESAMPLES
-from lungseg_utils.evaluation.summaries import HEADLINE, format_interval
+from lungseg_utils.evaluation.summaries import HEADLINE, TAILS, format_interval
 from lungseg_utils.files.records import differing
 from lungseg_utils.segment.shipped import CROSS_SET
 
@@ -103,7 +103,7 @@ def render_model_card(results: Mapping[str, dict], weights: Mapping[str, dict]) 
         machine=", ".join([machine["processor"], *machine["gpus"]]),
         training=_lines(own),
         shared=", ".join(f"{name} {value}" for name, value in shared.items()),
-        test=_lines((NAMES[name], *_cells(regions["both"])) for name, regions in test.items()),
+        test=_lines((NAMES[name], *_score_cells(lungs["both"])) for name, lungs in test.items()),
         groups=_lines(_dice_rows(data["test"], groups)),
         differences=_lines(
             (NAMES[name], _GROUPS[group], *_cells(record, difference))
@@ -111,11 +111,11 @@ def render_model_card(results: Mapping[str, dict], weights: Mapping[str, dict]) 
             for group, record in groups.items()
         ),
         cross=_lines(
-            (NAMES[name], CROSS_SET[name].title(), *_cells(groups["all"]["both"]))
+            (NAMES[name], CROSS_SET[name].title(), *_score_cells(groups["all"]["both"]))
             for name, groups in data["cross"].items()
         ),
         external=_lines(
-            (NAMES[name], *_cells(regions["both"])) for name, regions in external.items()
+            (NAMES[name], *_score_cells(regions["both"])) for name, regions in external.items()
         ),
     )
 
@@ -152,7 +152,8 @@ def difference(record: Mapping[str, Mapping], metric: str) -> str:
 
 
 def _shown(values: Mapping[str, float | None], digits: int) -> str:
-    numbers = (math.nan if values[name] is None else values[name] for name in values)
+    given = (values[name] for name in ("mean", "low", "high"))
+    numbers = (math.nan if value is None else value for value in given)
     return format_interval(*numbers, digits).replace("-", "−")
 
 
@@ -174,7 +175,14 @@ def _lines(rows: Iterable[Sequence[object]]) -> str:
 
 def _score_row(title: str, network: str, record: Mapping[str, dict]) -> tuple[object, ...]:
     means = (figure(record, metric).partition(" ")[0] for metric in ("iou", "hd95_px", "assd_px"))
-    return (title, record["n"], network, figure(record, "dice"), *means)
+    return (title, record["n"], network, figure(record, "dice"), *_tails(record), *means)
+
+
+def _tails(record: Mapping[str, Mapping]) -> Iterator[str]:
+    """How far down the Dice of single films reaches; dashes where it was not recorded yet."""
+    for name, (_, form) in TAILS.items():
+        known = name in record["dice"]
+        yield form.format(record["dice"][name]).replace("%", " %") if known else "–"
 
 
 def _cross_rows(
@@ -200,6 +208,11 @@ def _dice_rows(
 
 def _cells(record: Mapping[str, dict], shown: Callable = figure) -> tuple[object, ...]:
     return (record["n"], *(shown(record, metric) for metric in HEADLINE))
+
+
+def _score_cells(record: Mapping[str, dict]) -> tuple[object, ...]:
+    number, dice, *others = _cells(record)
+    return (number, dice, *_tails(record), *others)
 
 
 def _network_rows(
