@@ -65,7 +65,7 @@ def render_readme_results(results: Mapping[str, dict], weights: Mapping[str, dic
     Returns:
         Markdown, ending with a line break.
     """
-    data, external = (results[part]["figures"] for part in ("data", "external"))
+    data, external = results["data"]["figures"], _networks_alone(results["external"]["figures"])
     differences = [
         f"{NAMES[name]} {difference(groups['all'], 'dice')}"
         for name, groups in data["differences"].items()
@@ -91,7 +91,7 @@ def render_readme_results(results: Mapping[str, dict], weights: Mapping[str, dic
 
 def render_model_card(results: Mapping[str, dict], weights: Mapping[str, dict]) -> str:
     """The whole model card; arguments and result as of `render_readme_results`."""
-    data, external = (results[part]["figures"] for part in ("data", "external"))
+    data, external = results["data"]["figures"], _networks_alone(results["external"]["figures"])
     machine = results["cost"]["made_with"]
     groups = {title: (group, "both") for group, title in _GROUPS.items()} | _LUNGS
     test = {name: groups["all"] for name, groups in data["test"].items()}
@@ -155,6 +155,11 @@ def _shown(values: Mapping[str, float | None], digits: int) -> str:
     given = (values[name] for name in ("mean", "low", "high"))
     numbers = (math.nan if value is None else value for value in given)
     return format_interval(*numbers, digits).replace("-", "−")
+
+
+def _networks_alone(figures: Mapping[str, dict]) -> dict[str, dict]:
+    """Scores against the masks as they are drawn, without those minus the hearts."""
+    return {name: regions for name, regions in figures.items() if name in NAMES}
 
 
 def _fill(template: str, results: Mapping[str, dict], **values: str) -> str:
