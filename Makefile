@@ -5,7 +5,8 @@
 # make real DATA=folder      all nine notebooks on a downloaded bundle, in workspace/real
 # make benchmark DATA=folder EXTERNAL=folder
 #                            every result again, from the shipped weights; either may be left out;
-#                            EXTERNAL may be a set of yours, which is scored but not recorded
+#                            EXTERNAL may be a set of yours, which is scored but not recorded;
+#                            HEART=in says that its masks include the lung behind the heart
 # make lint                  ruff alone
 # make set-repository URL=…  the repository's address in badges, notebooks and README
 # make clean                 removes .venv and caches; the workspace stays
@@ -40,7 +41,8 @@ real: $(READY)
 
 benchmark: $(READY)
 	.venv/bin/python -m benchmarks.score_shipped --workspace workspace/benchmark \
-	  $(if $(DATA),--data "$(DATA)") $(if $(EXTERNAL),--external "$(EXTERNAL)")
+	  $(if $(DATA),--data "$(DATA)") $(if $(EXTERNAL),--external "$(EXTERNAL)") \
+	  $(if $(HEART),--heart "$(HEART)")
 
 lint: $(READY)
 	.venv/bin/ruff check .

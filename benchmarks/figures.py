@@ -5,9 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
-from lungseg_utils.evaluation.summaries import HEADLINE, paired_differences, summarise
+from lungseg_utils.evaluation.summaries import (
+    HEADLINE,
+    TAILS,
+    paired_differences,
+    spread,
+    summarise,
+)
 from lungseg_utils.files.records import differing
 
 REFERENCE = "unet"
@@ -26,8 +33,9 @@ def figures_of(scores: pd.DataFrame) -> dict[str, dict]:
     Returns:
         Model to group of cases (those of `summarise`, and `SOUND_SHENZHEN`) to region to record.
         A record holds `n`, `patients`, `empty` and, for each metric that every case has, `mean`,
-        `low` and `high`, rounded to 4 decimals; None where there is no interval. Single lungs are
-        kept for all cases and for each source.
+        `low` and `high`, rounded to 4 decimals; None where there is no interval. That of Dice
+        holds `p5`, `min` and `under_0.9` of `spread` too. Single lungs are kept for all cases and
+        for each source.
     """
     post = scores[scores["stage"] == "post"]
     summary = summarise(post)
@@ -57,11 +65,17 @@ def differences_of(scores: pd.DataFrame) -> dict[str, dict]:
     return _nested(pd.concat(tables), ["model", "group"])
 
 
+def spread_columns(name: str, dice: np.ndarray) -> dict[str, float]:
+    """`spread` as columns of a table: the mean as `name`, the others as `name_p5` and so on."""
+    found = spread(dice)
+    return {name: found["mean"]} | {f"{name}_{tail}": found[tail] for tail in TAILS}
+
+
 def changed_figures(recorded: dict, found: dict) -> dict[str, tuple[object, object]]:
     """List the figures that differ by more than half of the last digit that tables of means show.
 
     That is 0.0005 for Dice, IoU and accuracy, 0.05 for HD95 and 0.005 for ASSD. Counts must be
-    the same.
+    the same. A figure that only one of the two has is a change from or to `(absent)`.
 
     Args:
         recorded: Nested records, as in `figures_of`.
@@ -77,7 +91,8 @@ def changed_figures(recorded: dict, found: dict) -> dict[str, tuple[object, obje
 def _alike(name: str, old: object, new: object) -> bool:
     if not isinstance(old, float | int) or not isinstance(new, float | int):
         return False
-    digits = DIGITS.get(name.split(".")[-2])
+    # Not by position: `under_0.9` has a dot of its own.
+    digits = next((DIGITS[part] for part in name.split(".") if part in DIGITS), None)
     # A hair more: figures of 4 decimals have no exact binary form.
     return digits is not None and abs(old - new) <= 0.5 * 10**-digits + 1e-9
 
@@ -100,7 +115,8 @@ def _record(rows: pd.DataFrame) -> Iterator[tuple[str, object]]:
     for metric, row in rows.iterrows():
         # Millimetres are known for some sources only; a mean over these alone would mislead.
         if row["n"] == dice["n"]:
-            yield metric, {name: _rounded(row[name]) for name in ("mean", "low", "high")}
+            names = ("mean", "low", "high", *(TAILS if metric == "dice" else ()))
+            yield metric, {name: _rounded(row[name]) for name in names if name in row}
 
 
 def _rounded(value: float) -> float | None:

@@ -3,7 +3,8 @@
 `python -m benchmarks.score_shipped --data BUNDLE --external FOLDER` scores them, records the
 figures in `weights/results.json`, writes them into the README and the model card, and says where
 one differs from what was recorded. What is left out, and what has not changed, stays as recorded.
-X-rays other than the recorded ones are scored, but not recorded.
+X-rays other than the recorded ones are scored, but not recorded. An external set whose masks
+include the lung behind the heart is named as such by `--heart in`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from statistics import median
 import numpy as np
 import pandas as pd
 
-from benchmarks.external import Film, common_size, digest_films, find_films, score_films
+from benchmarks.external import (
+    CONVENTIONS,
+    Film,
+    common_size,
+    digest_films,
+    figures_of_films,
+    find_films,
+    print_headlines,
+    score_films,
+)
 from benchmarks.figures import changed_figures, differences_of, figures_of
 from benchmarks.texts import render_model_card, render_readme_results, split_at_markers
 from lungseg_utils.bundle import Pairing, pair_bundle
@@ -32,7 +42,6 @@ from lungseg_utils.errors import (
 )
 from lungseg_utils.evaluation.metrics import METRICS
 from lungseg_utils.evaluation.scoring import score_run
-from lungseg_utils.evaluation.summaries import headline_table, summarise
 from lungseg_utils.files.records import read_json, write_atomically, write_json
 from lungseg_utils.preparation.arrays import data_digest, prepare
 from lungseg_utils.preparation.cases import Cases
@@ -54,7 +63,15 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 SCORED_SIZE = 512
 _PARTS = ("data", "external", "cost")
 _TIMED = 7
-_CASE_COLUMNS = ["model", "image_id", "source", "region", *METRICS, "empty_prediction"]
+_CASE_COLUMNS = [
+    "model",
+    "image_id",
+    "source",
+    "convention",
+    "region",
+    *METRICS,
+    "empty_prediction",
+]
 Runs = Mapping[str, ExportedRun]
 
 
@@ -65,6 +82,7 @@ def benchmark(
     folder: Path = WEIGHTS,
     readme: Path = README,
     load: Callable[[str, Path], ExportedRun] = load_shipped,
+    heart: str = "out",
 ) -> dict[str, tuple[object, object]]:
     """Score the shipped weights, record the figures and write them into README and model card.
 
@@ -72,12 +90,15 @@ def benchmark(
 
     Args:
         data: The bundle, with `CXR_png` and `masks`; None keeps its recorded figures.
-        external: A folder with `images` and `masks`; None keeps its recorded figures.
+        external: A folder with `images` and `masks`, and with `hearts` if there are any; None
+            keeps its recorded figures.
         workspace: Gets the scores of each case, and the prepared arrays, which are used again
             while the bundle stays as it is.
         folder: Holds the weights; gets `results.json` and `MODEL_CARD.md`.
         readme: Gets its results between the markers.
         load: Called with name and folder.
+        heart: Whether the masks of the external set have the lung behind the heart `in` them, or
+            leave it `out`.
 
     Returns:
         Figures that differ from the recorded ones, as from `changed_figures`.
@@ -90,7 +111,7 @@ def benchmark(
     # All that can be refused is refused before anything takes long.
     _check_named({"data": data, "external": external}, recorded)
     pairing = None if data is None else _pair_whole(data)
-    films = None if external is None else find_films(external)
+    films = None if external is None else find_films(external, heart)
     split_at_markers(readme.read_text(encoding="utf-8"))
     runs = {name: load(name, folder) for name in SHIPPED}
 
@@ -98,9 +119,9 @@ def benchmark(
     if pairing:
         scored["data"] = _score_data(pairing, workspace, runs)
     if films:
-        scored["external"] = _score_external(films, runs)
+        scored["external"] = _score_external(films, runs, heart)
     for part, (_, scores) in scored.items():
-        print(headline_table(summarise(scores)).to_string())
+        print_headlines(part, scores)
         print("Wrote", _write_cases(workspace, part, scores))
 
     found = {part: values for part, (values, _) in scored.items()}
@@ -183,20 +204,23 @@ def _prepared(pairing: Pairing, workspace: Workspace, size: int) -> Cases:
         return prepare(pairing, workspace, size, overwrite=True)
 
 
-def _score_external(films: list[Film], runs: Runs) -> tuple[dict[str, object], pd.DataFrame]:
+def _score_external(
+    films: list[Film], runs: Runs, heart: str
+) -> tuple[dict[str, object], pd.DataFrame]:
     networks = [runs[name] for name in NETWORKS]
-    scores = pd.concat([score_films(run, films) for run in networks], ignore_index=True)
+    scores = pd.concat([score_films(run, films, heart) for run in networks], ignore_index=True)
     part = {
-        "figures": {name: groups["all"] for name, groups in figures_of(scores).items()},
+        "figures": figures_of_films(scores, heart),
+        "convention": heart,
         "size": common_size(films),
-        "made_with": _made_with(networks, digest_films(films)),
+        "made_with": _made_with(networks, digest_films(films, heart)),
     }
     return part, scores
 
 
 def _write_cases(workspace: Workspace, part: str, scores: pd.DataFrame) -> Path:
     """Write the scores of each case after post-processing, so that single ones can be looked up."""
-    post = scores.loc[scores["stage"] == "post", _CASE_COLUMNS]
+    post = scores[scores["stage"] == "post"].filter(_CASE_COLUMNS)
     return write_atomically(
         workspace.reports / f"cases-{part}.csv",
         lambda path: post.to_csv(path, index=False, lineterminator="\n"),
@@ -300,14 +324,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "and leaves the recorded figures as they are",
     )
     parser.add_argument(
+        "--heart",
+        choices=sorted(CONVENTIONS),
+        default="out",
+        help="whether the masks of --external have the lung behind the heart in them, or leave it "
+        "out as these networks do (the default). With in, that lung counts as missed; where a "
+        "third folder, hearts, has a mask of the heart for each film, the networks are scored "
+        "twice: against the masks as drawn, and against the masks minus the hearts, where all "
+        "that is found inside a heart counts as wrong. With out, hearts are not used: they do not "
+        "say where there is lung behind them",
+    )
+    parser.add_argument(
         "--workspace",
         default="workspace/benchmark",
         help="for the scores of each case and for prepared arrays, which replace those of other "
         "files there",
     )
     options = parser.parse_args(arguments)
+    if options.heart == "in" and not options.external:
+        parser.error("--heart in is said of the masks of --external: name their folder too")
     try:
-        changed = benchmark(options.data, options.external, options.workspace)
+        changed = benchmark(options.data, options.external, options.workspace, heart=options.heart)
     except LungsegError as error:
         print(error, file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ from string import Template
 from benchmarks.figures import DIGITS, REFERENCE, SOUND_SHENZHEN
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.intervals import MINIMUM_PATIENTS, RESAMPLES
-from lungseg_utils.evaluation.summaries import HEADLINE, format_interval
+from lungseg_utils.evaluation.summaries import HEADLINE, TAILS, format_interval
 from lungseg_utils.files.records import differing
 from lungseg_utils.segment.shipped import CROSS_SET
 
@@ -65,7 +65,7 @@ def render_readme_results(results: Mapping[str, dict], weights: Mapping[str, dic
     Returns:
         Markdown, ending with a line break.
     """
-    data, external = (results[part]["figures"] for part in ("data", "external"))
+    data, external = results["data"]["figures"], _networks_alone(results["external"]["figures"])
     differences = [
         f"{NAMES[name]} {difference(groups['all'], 'dice')}"
         for name, groups in data["differences"].items()
@@ -91,7 +91,7 @@ def render_readme_results(results: Mapping[str, dict], weights: Mapping[str, dic
 
 def render_model_card(results: Mapping[str, dict], weights: Mapping[str, dict]) -> str:
     """The whole model card; arguments and result as of `render_readme_results`."""
-    data, external = (results[part]["figures"] for part in ("data", "external"))
+    data, external = results["data"]["figures"], _networks_alone(results["external"]["figures"])
     machine = results["cost"]["made_with"]
     groups = {title: (group, "both") for group, title in _GROUPS.items()} | _LUNGS
     test = {name: groups["all"] for name, groups in data["test"].items()}
@@ -103,7 +103,7 @@ def render_model_card(results: Mapping[str, dict], weights: Mapping[str, dict]) 
         machine=", ".join([machine["processor"], *machine["gpus"]]),
         training=_lines(own),
         shared=", ".join(f"{name} {value}" for name, value in shared.items()),
-        test=_lines((NAMES[name], *_cells(regions["both"])) for name, regions in test.items()),
+        test=_lines((NAMES[name], *_score_cells(lungs["both"])) for name, lungs in test.items()),
         groups=_lines(_dice_rows(data["test"], groups)),
         differences=_lines(
             (NAMES[name], _GROUPS[group], *_cells(record, difference))
@@ -111,11 +111,11 @@ def render_model_card(results: Mapping[str, dict], weights: Mapping[str, dict]) 
             for group, record in groups.items()
         ),
         cross=_lines(
-            (NAMES[name], CROSS_SET[name].title(), *_cells(groups["all"]["both"]))
+            (NAMES[name], CROSS_SET[name].title(), *_score_cells(groups["all"]["both"]))
             for name, groups in data["cross"].items()
         ),
         external=_lines(
-            (NAMES[name], *_cells(regions["both"])) for name, regions in external.items()
+            (NAMES[name], *_score_cells(regions["both"])) for name, regions in external.items()
         ),
     )
 
@@ -152,8 +152,14 @@ def difference(record: Mapping[str, Mapping], metric: str) -> str:
 
 
 def _shown(values: Mapping[str, float | None], digits: int) -> str:
-    numbers = (math.nan if values[name] is None else values[name] for name in values)
+    given = (values[name] for name in ("mean", "low", "high"))
+    numbers = (math.nan if value is None else value for value in given)
     return format_interval(*numbers, digits).replace("-", "−")
+
+
+def _networks_alone(figures: Mapping[str, dict]) -> dict[str, dict]:
+    """Scores against the masks as they are drawn, without those minus the hearts."""
+    return {name: regions for name, regions in figures.items() if name in NAMES}
 
 
 def _fill(template: str, results: Mapping[str, dict], **values: str) -> str:
@@ -174,7 +180,14 @@ def _lines(rows: Iterable[Sequence[object]]) -> str:
 
 def _score_row(title: str, network: str, record: Mapping[str, dict]) -> tuple[object, ...]:
     means = (figure(record, metric).partition(" ")[0] for metric in ("iou", "hd95_px", "assd_px"))
-    return (title, record["n"], network, figure(record, "dice"), *means)
+    return (title, record["n"], network, figure(record, "dice"), *_tails(record), *means)
+
+
+def _tails(record: Mapping[str, Mapping]) -> Iterator[str]:
+    """How far down the Dice of single films reaches; dashes where it was not recorded yet."""
+    for name, (_, form) in TAILS.items():
+        known = name in record["dice"]
+        yield form.format(record["dice"][name]).replace("%", " %") if known else "–"
 
 
 def _cross_rows(
@@ -200,6 +213,11 @@ def _dice_rows(
 
 def _cells(record: Mapping[str, dict], shown: Callable = figure) -> tuple[object, ...]:
     return (record["n"], *(shown(record, metric) for metric in HEADLINE))
+
+
+def _score_cells(record: Mapping[str, dict]) -> tuple[object, ...]:
+    number, dice, *others = _cells(record)
+    return (number, dice, *_tails(record), *others)
 
 
 def _network_rows(

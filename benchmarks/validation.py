@@ -27,7 +27,7 @@ TABLE = Path(__file__).with_name("validation.csv")
 
 
 def scored(runs: list[Run | ExportedRun], val: Cases) -> pd.DataFrame:
-    """Mean Dice of each run, as of `choices.figures`: a row a run."""
+    """Dice of each run, as of `choices.figures`: a row a run."""
     rows = [{"network": run.name, **figures(run, val)} for run in runs]
     return pd.DataFrame(rows).round(4)
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from benchmarks.external import find_films
-from benchmarks.score_shipped import benchmark
+from benchmarks.score_shipped import benchmark, main
 from benchmarks.texts import BEGIN, END
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.manifest import load_manifest
@@ -265,3 +266,81 @@ def test_films_and_masks_without_a_partner_are_named(external, tmp_path):
         find_films(tmp_path)
     with pytest.raises(LungsegError, match="0 images and 0 masks"):
         find_films(tmp_path / "images")
+
+
+@pytest.fixture
+def with_hearts(tmp_path) -> Path:
+    """A film whose heart covers the lower half of the left strip, and what is beside it."""
+    truth = np.kron(lungs(), np.ones((2, 2), np.uint8))
+    heart = np.zeros_like(truth)
+    heart[SIZE:, SIZE:] = 1
+    folder = tmp_path / "own"
+    write_png(folder / "images" / "A1.png", truth * 50)
+    write_png(folder / "masks" / "A1.png", truth * 255)
+    write_png(folder / "hearts" / "A1.png", heart * 255)
+    return folder
+
+
+def score_anew(folder: Path, workspace: Path, recorded: dict[str, Path], heart: str) -> dict:
+    """What is recorded of an external set where none was."""
+    results = results_in(recorded)
+    del results["external"]
+    (recorded["folder"] / "results.json").write_text(json.dumps(results))
+    benchmark(None, folder, workspace, **recorded, load=load_fake, heart=heart)
+    return results_in(recorded)["external"]
+
+
+def test_masks_with_lung_behind_the_heart_are_scored_with_and_without_it(
+    with_hearts, workspace, recorded, capsys
+):
+    part = score_anew(with_hearts, workspace, recorded, "in")
+    figures = part["figures"]
+    assert part["convention"] == "in"
+    # The network finds both strips: all of the mask as drawn, or 4 halves where 3 are left.
+    assert figures["unet"]["both"]["dice"]["mean"] == 1
+    assert figures["minus_heart"]["unet"]["both"]["dice"]["mean"] == round(2 * 3 / (4 + 3), 4)
+    assert figures["minus_heart"]["unet"]["left"]["dice"]["under_0.9"] == 1
+    printed = capsys.readouterr().out
+    assert printed.index("EXTERNAL, masks with the") < printed.index("EXTERNAL, masks without the")
+    cases = pd.read_csv(workspace / "reports" / "cases-external.csv").query("region == 'both'")
+    assert list(cases.query("model == 'unet'")["convention"]) == ["in", "out"]
+    assert "| JSRT | 1 | U-Net | 1.000 |" in recorded["readme"].read_text()
+
+
+def test_hearts_add_nothing_to_masks_that_leave_them_out(with_hearts, workspace, recorded, capsys):
+    part = score_anew(with_hearts, workspace, recorded, "out")
+    assert part["convention"] == "out"
+    assert set(part["figures"]) == {"unet", "unetpp", "pix2pix"}
+    assert "hearts/ is not used" in capsys.readouterr().out
+
+
+def test_the_same_masks_said_to_be_of_the_other_kind_are_not_recorded(
+    external, workspace, recorded, capsys
+):
+    before = everything_in(recorded)
+    assert benchmark(None, external, workspace, **recorded, load=load_fake, heart="in") == {}
+    assert "EXTERNAL holds other X-rays or masks" in capsys.readouterr().out
+    assert everything_in(recorded) == before
+
+
+def test_what_is_wrong_with_hearts_is_named(with_hearts, workspace, recorded, capsys):
+    everywhere = np.ones((2 * SIZE, 2 * SIZE), np.uint8)
+    hearts = with_hearts / "hearts"
+    for heart, message in {
+        "in front": r"'in front'",
+        "in": r"1 images and 1 masks and 2 hearts .*not one of each: B1",
+    }.items():
+        write_png(hearts / "B1.png", everywhere)
+        with pytest.raises(LungsegError, match=message):
+            find_films(with_hearts, heart)
+    (hearts / "B1.png").unlink()
+    for message, heart in {
+        r"nothing is left of .*A1.png minus .*A1.png": everywhere,
+        r"A1.png is 64 × 64, .*hearts.A1.png 32 × 32": lungs(),
+    }.items():
+        write_png(hearts / "A1.png", heart * 255)
+        with pytest.raises(LungsegError, match=message):
+            benchmark(None, with_hearts, workspace, **recorded, load=load_fake, heart="in")
+    with pytest.raises(SystemExit):
+        main(["--data", "bundle", "--heart", "in"])
+    assert "name their folder too" in capsys.readouterr().err

@@ -40,7 +40,11 @@ def test_each_group_has_the_mean_of_its_own_cases():
 
 def test_too_few_patients_have_no_interval_and_the_figures_are_json():
     figures = figures_of(scores_of_four())
-    assert figures["unet"]["all"]["both"]["dice"] == {"mean": 0.75, "low": None, "high": None}
+    # 0.15 of the way from 0.6 to 0.70004, and 0.9 is not under 0.9.
+    spread = {"p5": 0.615, "min": 0.6, "under_0.9": 0.75}
+    none = {"low": None, "high": None}
+    assert figures["unet"]["all"]["both"]["dice"] == {"mean": 0.75, **none, **spread}
+    assert figures["unet"]["all"]["both"]["iou"] == {"mean": 0.5, **none}
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
 
 
@@ -61,19 +65,25 @@ def test_differences_are_paired_and_signed():
 
 
 @pytest.mark.parametrize(
-    ("metric", "within", "beyond"),
-    [("dice", 0.0005, 0.0006), ("hd95_px", 0.05, 0.0501), ("assd_px", -0.005, -0.0051)],
+    ("name", "within", "beyond"),
+    [
+        ("dice.mean", 0.0005, 0.0006),
+        ("dice.under_0.9", 0.0005, 0.0006),
+        ("hd95_px.mean", 0.05, 0.0501),
+        ("assd_px.mean", -0.005, -0.0051),
+    ],
 )
-def test_a_figure_has_changed_when_its_shown_digits_may(metric, within, beyond):
+def test_a_figure_has_changed_when_its_shown_digits_may(name, within, beyond):
     recorded = figures_of(scores_of_four())
+    metric, _, kind = name.partition(".")
 
     def moved(change: float) -> dict:
         found = copy.deepcopy(recorded)
-        found["unet"]["all"]["both"][metric]["mean"] += change
+        found["unet"]["all"]["both"][metric][kind] += change
         return found
 
     assert changed_figures(recorded, moved(within)) == {}
-    assert list(changed_figures(recorded, moved(beyond))) == [f"unet.all.both.{metric}.mean"]
+    assert list(changed_figures(recorded, moved(beyond))) == [f"unet.all.both.{name}"]
 
 
 def test_counts_intervals_and_groups_that_come_or_go_are_changes():
@@ -81,8 +91,9 @@ def test_counts_intervals_and_groups_that_come_or_go_are_changes():
     found = copy.deepcopy(recorded)
     found["unet"]["all"]["both"]["n"] = 5
     found["unet"]["all"]["both"]["iou"]["low"] = 0.5
-    del found["unet"]["questionable=yes"]
+    del found["unet"]["questionable=yes"], recorded["unet"]["all"]["both"]["dice"]["p5"]
     changes = changed_figures(recorded, found)
     assert changes["unet.all.both.n"] == (4, 5)
     assert changes["unet.all.both.iou.low"] == (None, 0.5)
+    assert changes["unet.all.both.dice.p5"] == ("(absent)", 0.615)
     assert changes["unet.questionable=yes.both.dice.mean"] == (0.6, "(absent)")

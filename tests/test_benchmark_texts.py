@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 
@@ -59,8 +60,17 @@ def test_a_row_shows_the_recorded_figures_rounded(recorded, weights, source):
     figures = recorded["data"]["figures"]["test"]["pix2pix"][f"source={source}"]["both"]
     dice, shown = figures["dice"], [f"{figures[name]['mean']:.{n}f}" for name, n in SHOWN.items()]
     interval = f"{dice['mean']:.3f} [{dice['low']:.3f}, {dice['high']:.3f}]"
-    row = f"| {source.title()} | {figures['n']} | Pix2Pix | {interval} | {' | '.join(shown)} |"
-    assert row in render_readme_results(recorded, weights).splitlines()
+    tails = [f"{dice['p5']:.3f}", f"{dice['min']:.3f}", f"{100 * dice['under_0.9']:.1f} %"]
+    start, cells = f"| {source.title()} | {figures['n']} | Pix2Pix | {interval} |", [*tails, *shown]
+    assert f"{start} {' | '.join(cells)} |" in render_readme_results(recorded, weights).splitlines()
+
+
+def test_figures_recorded_without_their_spread_are_shown_with_dashes(recorded, weights):
+    older = copy.deepcopy(recorded)
+    for name in ("p5", "min", "under_0.9"):
+        del older["external"]["figures"]["unet"]["both"]["dice"][name]
+    for render in (render_readme_results, render_model_card):
+        assert render(older, weights).count("] | – | – | – |") == 1
 
 
 def test_the_card_shows_the_recorded_results(recorded, weights):

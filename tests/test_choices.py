@@ -46,7 +46,9 @@ def test_figures_are_added_to_their_row_in_the_order_of_the_settings(tmp_path):
 def test_figures_keep_questionable_masks_and_corruptions_apart(monkeypatch):
     # Whoever finds the upper half of lungs of 32 rows has a Dice of 2·16 / (16 + 32) = 2/3.
     cases = make_cases([lungs()] * 3, questionable_mask=[0, 1, 0])
-    found = iter([lungs(), halved(lungs()), lungs()] + [halved(lungs())] * 3 * len(CORRUPTIONS))
+    # The last film of the last corruption is found whole.
+    corrupted = [halved(lungs())] * (3 * len(CORRUPTIONS) - 1) + [lungs()]
+    found = iter([lungs(), halved(lungs()), lungs(), *corrupted])
     segmenter = SimpleNamespace(segment=lambda image: SimpleNamespace(mask=next(found)))
     monkeypatch.setattr(choices, "Segmenter", lambda run: segmenter)
     monkeypatch.setattr(choices, "corrupt", lambda val, name: val)
@@ -55,8 +57,11 @@ def test_figures_keep_questionable_masks_and_corruptions_apart(monkeypatch):
 
     assert row["val"] == pytest.approx((1 + 2 / 3 + 1) / 3)
     assert row["val_unquestioned"] == 1
-    assert [row[name] for name in CORRUPTIONS] == pytest.approx([2 / 3] * len(CORRUPTIONS))
-    assert row["corrupted"] == pytest.approx(2 / 3)
+    *others, last = (row[name] for name in CORRUPTIONS)
+    assert (others, last) == (pytest.approx([2 / 3] * len(others)), pytest.approx(7 / 9))
+    assert row["corrupted"] == pytest.approx((len(others) * 2 / 3 + 7 / 9) / len(CORRUPTIONS))
+    assert (row["corrupted_p5"], row["corrupted_min"]) == pytest.approx((2 / 3, 2 / 3))
+    assert row["corrupted_under_0.9"] == 1 - 1 / (3 * len(CORRUPTIONS))
 
 
 @pytest.mark.parametrize("table", ["half_precision.csv", "validation.csv"])
@@ -69,9 +74,13 @@ def test_tables_of_the_shipped_weights_are_of_those_shipped_now(table):
 
 def test_the_text_shows_the_figures_of_the_table():
     text = (SCRIPT.parent / "README.md").read_text(encoding="utf-8")
-    for row in pd.read_csv(choices.TABLE.with_name("validation.csv")).itertuples():
-        figures = row.val, row.val_unquestioned, row.corrupted
-        assert f"| {' | '.join(f'{value:.4f}' for value in figures)} |" in text
+    for row in pd.read_csv(choices.TABLE.with_name("validation.csv")).to_dict("records"):
+        names = ("val", "val_unquestioned", "corrupted", "corrupted_p5", "corrupted_min")
+        shown = [
+            *(f"{row[name]:.4f}" for name in names),
+            f"{100 * row['corrupted_under_0.9']:.1f} %",
+        ]
+        assert f"| {' | '.join(shown)} |" in text
 
 
 def test_the_table_in_the_repository_is_as_the_script_writes_it():

@@ -33,6 +33,26 @@ def test_means_and_intervals_of_everything():
     assert low[0] < row["mean"] < high[0]
 
 
+def test_the_spread_is_worked_out_by_hand():
+    # The 5th percentile of five values lies a fifth of the way from the lowest to the next.
+    found = summaries.spread([0.96, 0.7, 0.9, 0.94, 0.8])
+    wanted = {"mean": 0.86, "p5": 0.72, "min": 0.7, "under_0.9": 0.4}
+    assert found == pytest.approx(wanted)
+
+    scores = make_scores({"unet": [0.96, 0.7, 0.9, 0.94, 0.8], "pix2pix": [0.95] * 5})
+    summary = summaries.summarise(pd.concat([scores, scores.assign(stage="raw", dice=0.5)]))
+    row = only(summary, model="unet", stage="post", group="all", metric="dice")
+    assert {name: row[name] for name in wanted} == pytest.approx(wanted)
+    assert summary.loc[summary["metric"] != "dice", [*summaries.TAILS]].isna().all(axis=None)
+    table = summaries.headline_table(summary)
+    assert list(table.loc["unet", ["Dice p5", "Dice min", "Dice < 0.9"]]) == [
+        "0.720",
+        "0.700",
+        "40.0%",
+    ]
+    assert list(table.loc["pix2pix", ["Dice p5", "Dice < 0.9"]]) == ["0.950", "0.0%"]
+
+
 def test_groups_have_their_own_cases():
     scores = make_scores(
         {"unet": [0.1, 0.2, 0.6, 0.9]},

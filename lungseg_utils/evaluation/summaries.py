@@ -22,6 +22,27 @@ HEADLINE = {
     "assd_px": ("ASSD (px)", 2),
 }
 """The headline table's metrics: column title and digits."""
+TAILS = {
+    "p5": ("Dice p5", "{:.3f}"),
+    "min": ("Dice min", "{:.3f}"),
+    "under_0.9": ("Dice < 0.9", "{:.1%}"),
+}
+"""What of `spread` is shown beside the mean of Dice: column title and format."""
+
+
+def spread(dice: np.ndarray) -> dict[str, float]:
+    """How good a network is, and how bad it gets: what a mean hides.
+
+    Args:
+        dice: Dice of each case (N,), at least one.
+
+    Returns:
+        `mean`, `p5` (the 5th percentile, linear between cases), `min`, and `under_0.9`, the share
+        of cases below 0.9.
+    """
+    values = np.asarray(dice, np.float64)
+    tails = (np.percentile(values, 5), values.min(), (values < 0.9).mean())
+    return {"mean": values.mean(), **dict(zip(TAILS, tails, strict=True))}
 
 
 def summarise(cases: pd.DataFrame) -> pd.DataFrame:
@@ -34,7 +55,7 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
         Columns model, stage, region, group (`all`, `source=montgomery`, `tuberculosis=yes`,
         `sex=F`, `age=40-64`, `questionable=no`, …), metric, n (cases with a value), patients,
         mean, low, high (NaN under 10 patients; all NaN where no case has a value), empty (empty
-        predictions among the cases).
+        predictions among the cases), and p5, min and under_0.9 of `spread` for Dice, else NaN.
     """
     keys = ["model", "stage", "region"]
     tables = []
@@ -43,8 +64,11 @@ def summarise(cases: pd.DataFrame) -> pd.DataFrame:
         table = _interval_rows(values, members)
         empty = members.groupby(keys)["empty_prediction"].sum().rename("empty")
         table = table.merge(empty, left_on=keys, right_index=True, how="left")
+        tails = members.groupby(keys)["dice"].apply(spread).unstack()[[*TAILS]]
+        table = table.merge(tails, left_on=keys, right_index=True, how="left")
+        table.loc[table["metric"] != "dice", [*TAILS]] = np.nan
         tables.append(table.assign(group=group))
-    columns = [*keys, "group", "metric", "n", "patients", "mean", "low", "high", "empty"]
+    columns = [*keys, "group", "metric", "n", "patients", "mean", "low", "high", "empty", *TAILS]
     return pd.concat(tables, ignore_index=True)[columns]
 
 
@@ -91,11 +115,9 @@ def worst_cases(
         The rows of these cases.
     """
     check_known(metric, METRICS, "A metric")
-    chosen = cases[(cases["stage"] == stage) & (cases["region"] == "both")]
-    chosen = chosen.dropna(subset=[metric])
-    ordered = chosen.sort_values(
-        [metric, "image_id"], ascending=[metric in HIGHER_IS_BETTER, True], kind="stable"
-    )
+    chosen = cases.query("stage == @stage and region == 'both'").dropna(subset=[metric])
+    ascending = [metric in HIGHER_IS_BETTER, True]
+    ordered = chosen.sort_values([metric, "image_id"], ascending=ascending, kind="stable")
     models = list(dict.fromkeys(cases["model"]))
     return pd.concat([ordered[ordered["model"] == model].head(count) for model in models])
 
@@ -111,13 +133,12 @@ def headline_table(
         region: `both`, `right` or `left`.
 
     Returns:
-        Columns Dice, IoU, Accuracy, HD95 (px), ASSD (px), n and Empty; the index is the model.
+        Columns Dice, IoU, Accuracy, HD95 (px), ASSD (px), Dice p5, Dice min, Dice < 0.9 (from
+        `spread`), n and Empty; the index is the model.
     """
     for value, column in ((stage, "stage"), (region, "region")):
         check_known(value, [*dict.fromkeys(summary[column])], f"A {column}")
-    chosen = summary[
-        (summary["stage"] == stage) & (summary["region"] == region) & (summary["group"] == "all")
-    ]
+    chosen = summary.query("stage == @stage and region == @region and group == 'all'")
     rows = {}
     for model, of_model in chosen.groupby("model", sort=False):
         of_metric = of_model.set_index("metric")
@@ -126,6 +147,7 @@ def headline_table(
             for metric, (title, digits) in HEADLINE.items()
         }
         dice = of_metric.loc["dice"]
+        cells |= {title: form.format(dice[key]) for key, (title, form) in TAILS.items()}
         rows[model] = {**cells, "n": int(dice["n"]), "Empty": int(dice["empty"])}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
@@ -142,9 +164,7 @@ def group_table(summary: pd.DataFrame, metric: str = "dice", stage: str = "post"
         Column n (cases) and a column a model; the index is the group.
     """
     check_known(metric, HEADLINE, "A metric")
-    chosen = summary[
-        (summary["metric"] == metric) & (summary["stage"] == stage) & (summary["region"] == "both")
-    ]
+    chosen = summary.query("metric == @metric and stage == @stage and region == 'both'")
     digits = HEADLINE[metric][1]
     rows: dict[str, dict[str, object]] = {}
     for row in chosen.itertuples():
@@ -213,11 +233,7 @@ def _differences(
 def _table(cases: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Values as image_id × columns, columns ordered as they first appear in the cases."""
     keys = [column for column in columns if column != "metric"]
-    long = cases.melt(
-        id_vars=["image_id", *keys],
-        value_vars=list(METRICS),
-        var_name="metric",
-    )
+    long = cases.melt(["image_id", *keys], list(METRICS), var_name="metric")
     table = long.pivot(index="image_id", columns=columns, values="value")
     orders = {"stage": STAGES, "region": REGIONS, "metric": METRICS}
     orders["model"] = tuple(dict.fromkeys(cases["model"])) if "model" in cases else ()
@@ -235,9 +251,7 @@ def _interval_rows(values: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     known = cases.drop_duplicates("image_id").set_index("image_id").loc[values.index]
     present = values.notna().to_numpy()
     rows = pd.DataFrame(list(values.columns), columns=values.columns.names)
-    results = pd.DataFrame(
-        np.nan, index=rows.index, columns=["n", "patients", "mean", "low", "high"]
-    )
+    results = pd.DataFrame(np.nan, rows.index, ["n", "patients", "mean", "low", "high"])
     # Columns with a value for the same cases (all; those with mm; those with two lungs) share
     # their draws.
     for pattern in np.unique(present, axis=1).T:

@@ -35,7 +35,6 @@ _NOT_OF_THE_PATIENT = (
     *(*_REFERENCES, "FrameOfReferenceUID", "InstanceNumber", "Modality"),
     *("Rows", "Columns", "PatientOrientation"),
 )
-_LONGEST_SIDE = 2048  # of the picture
 
 
 def write_segmentation(

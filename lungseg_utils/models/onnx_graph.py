@@ -189,8 +189,8 @@ class _Graph:
             "ConvTranspose" if transposed else "Conv",
             inputs,
             strides=layer.strides,
-            group=groups,
             dilations=layer.dilation_rate,
+            group=groups,
             pads=_padding(layer, transposed),
         )
         return self._activation(layer, made)
