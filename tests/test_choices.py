@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import pytest
 
 from benchmarks import choices
 from benchmarks.corruptions import CORRUPTIONS
+from benchmarks.hard import HARD
 from lungseg_utils.files.records import read_json
 from lungseg_utils.segment.shipped import INDEX, NETWORKS, WEIGHTS
 from tests.scored import lungs, make_cases
@@ -30,7 +30,7 @@ def test_figures_are_added_to_their_row_in_the_order_of_the_settings(tmp_path):
     choices.record("24 epochs", 0, {"val": 0.96}, path)
     choices.record("base", 1, {"val": 0.95, "dark": 0.9}, path)
     choices.record("base", 0, {"val": 0.94004}, path)
-    choices.record("base", 1, {choices.TRANSFER: 0.91, "dark": 0.8}, path)
+    choices.record("base", 1, {"hard": 0.91, "dark": 0.8}, path)
     table = pd.read_csv(path)
     assert list(zip(table["choice"], table["seed"], strict=True)) == [
         ("base", 0),
@@ -38,20 +38,23 @@ def test_figures_are_added_to_their_row_in_the_order_of_the_settings(tmp_path):
         ("24 epochs", 0),
     ]
     assert list(table["val"]) == [0.94, 0.95, 0.96]
-    assert choices.recorded("base", 1, path) == {"val": 0.95, choices.TRANSFER: 0.91, "dark": 0.8}
+    assert choices.recorded("base", 1, path) == {"val": 0.95, "hard": 0.91, "dark": 0.8}
     assert choices.recorded("base", 2, path) == {}
     assert not list(tmp_path.glob(".*"))
 
 
-def test_figures_keep_questionable_masks_and_corruptions_apart(monkeypatch):
+def test_figures_keep_questionable_masks_and_kinds_of_films_apart(monkeypatch):
     # Whoever finds the upper half of lungs of 32 rows has a Dice of 2·16 / (16 + 32) = 2/3.
     cases = make_cases([lungs()] * 3, questionable_mask=[0, 1, 0])
-    # The last film of the last corruption is found whole.
+    # The last film of the last corruption is found whole, as is each hard one.
     corrupted = [halved(lungs())] * (3 * len(CORRUPTIONS) - 1) + [lungs()]
-    found = iter([lungs(), halved(lungs()), lungs(), *corrupted])
-    segmenter = SimpleNamespace(segment=lambda image: SimpleNamespace(mask=next(found)))
-    monkeypatch.setattr(choices, "Segmenter", lambda run: segmenter)
+    found = [lungs(), halved(lungs()), lungs(), *corrupted] + [lungs()] * (3 * len(HARD))
+    masks = iter(np.array_split(found, len(found) // 3))
+    monkeypatch.setattr(choices, "exported", lambda run: None)
+    monkeypatch.setattr(choices, "Segmenter", lambda run: None)
+    monkeypatch.setattr(choices, "segmented", lambda segmenter, images: next(masks))
     monkeypatch.setattr(choices, "corrupt", lambda val, name: val)
+    monkeypatch.setattr(choices, "harden", lambda val, name: val)
 
     row = choices.figures("a run", cases)
 
@@ -62,6 +65,9 @@ def test_figures_keep_questionable_masks_and_corruptions_apart(monkeypatch):
     assert row["corrupted"] == pytest.approx((len(others) * 2 / 3 + 7 / 9) / len(CORRUPTIONS))
     assert (row["corrupted_p5"], row["corrupted_min"]) == pytest.approx((2 / 3, 2 / 3))
     assert row["corrupted_under_0.9"] == 1 - 1 / (3 * len(CORRUPTIONS))
+    assert [row[name] for name in ("hard", "hard_p5", "hard_under_0.9", *HARD)] == [1, 1, 0] + [
+        1
+    ] * len(HARD)
 
 
 @pytest.mark.parametrize("table", ["half_precision.csv", "validation.csv"])
@@ -86,9 +92,9 @@ def test_the_text_shows_the_figures_of_the_table():
 def test_the_table_in_the_repository_is_as_the_script_writes_it():
     table = pd.read_csv(choices.TABLE)
     assert set(table["choice"]) <= set(choices.CHOICES)
-    assert list(table.columns) == [*choices.KEYS, *choices.COMPARED, *choices.CORRUPTIONS]
+    assert list(table.columns) == [*choices.KEYS, *choices.COMPARED, *CORRUPTIONS, *HARD]
     for choice, seed in table[choices.KEYS].itertuples(index=False):
         row = choices.recorded(choice, seed)
-        assert row["corrupted"] == pytest.approx(
-            sum(row[name] for name in choices.CORRUPTIONS) / len(choices.CORRUPTIONS), abs=1e-4
-        )
+        for mean, kinds in (("corrupted", CORRUPTIONS), ("hard", HARD)):
+            expected = sum(row[name] for name in kinds) / len(kinds)
+            assert row[mean] == pytest.approx(expected, abs=1e-4)
