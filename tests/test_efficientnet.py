@@ -15,10 +15,17 @@ from lungseg_utils.errors import LungsegError
 from lungseg_utils.models.efficientnet import IMAGENET, inverted_residual, lite0_levels
 from lungseg_utils.models.onnx_graph import keras_weights, to_onnx
 from lungseg_utils.models.registry import build_model
+from lungseg_utils.segment.network import predicting_part
 from tests.networks import predict, tiny_arrays
 from tools.convert_encoder import convert, main
 
-LITE0 = {"encoder": "efficientnet-lite0", "patch_size": 2, "base_filters": 4, "depth": 2}
+LITE0 = {"encoder": "efficientnet-lite0", "base_filters": 4}
+OPTIONS = {
+    "unet": {"patch_size": 2, "depth": 2, "normalisation": "batch"} | LITE0,
+    "unetpp": {"patch_size": 2, "depth": 2} | LITE0,
+    "pix2pix": {"discriminator_filters": 4, "depth": 4} | LITE0,
+}
+each_network = pytest.mark.parametrize("name", OPTIONS)
 
 
 def randomised(model: keras.Model, seed: int = 0) -> keras.Model:
@@ -124,11 +131,11 @@ def test_features_are_those_of_pytorch():
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=0.02)
 
 
-@pytest.mark.parametrize("name", ["unet", "unetpp"])
+@each_network
 def test_networks_begin_with_the_weights_of_the_file(name):
-    network = build_model(name, 64, LITE0 | {"encoder_weights": IMAGENET})
+    network = build_model(name, 64, OPTIONS[name] | {"encoder_weights": IMAGENET})
     found = [weight for weight in network.weights if weight.path.startswith("lite0_")]
-    assert len(found) == 5 * 15  # a kernel and four statistics each
+    assert len(found) == 5 * (33 if name == "pix2pix" else 15)  # a kernel and four statistics each
     with np.load(IMAGENET) as arrays:
         for weight in found:
             np.testing.assert_array_equal(weight.numpy(), arrays[weight.path])
@@ -182,10 +189,11 @@ def test_files_of_anything_else_are_refused(tmp_path, monkeypatch, capsys):
         encoder(2, target)
 
 
-@pytest.mark.parametrize("name", ["unet", "unetpp"])
+@each_network
 def test_onnx_agrees_and_gives_the_weights_back(name):
-    model = randomised(build_model(name, 64, LITE0 | {"normalisation": "batch"}))
-    for weight in model.weights:
+    model = randomised(build_model(name, 64, OPTIONS[name]))
+    predicting = predicting_part(model)
+    for weight in predicting.weights:
         if len(weight.shape) == 4:  # as they are stored
             weight.assign(weight.numpy().astype("float16"))
     content = to_onnx(model, 64, {}).SerializeToString()
@@ -193,5 +201,5 @@ def test_onnx_agrees_and_gives_the_weights_back(name):
     x = tiny_arrays(2, 64)[0]
     np.testing.assert_allclose(session.run(None, {"image": x})[0], predict(model, x), atol=1e-4)
     kept = keras_weights(content)
-    for weight in model.weights:
+    for weight in predicting.weights:
         np.testing.assert_array_equal(kept[weight.path], weight.numpy())

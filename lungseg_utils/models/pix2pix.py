@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import keras
@@ -9,13 +10,18 @@ from keras import ops
 
 from lungseg_utils.errors import InvalidValueError
 from lungseg_utils.models import blocks
+from lungseg_utils.models.efficientnet import lite0_levels
 
 # The generator halves its input at least this often: three blocks with dropout lie above the last.
 FEWEST_LEVELS = 4
 
 
 def build_generator(
-    size: int = 256, base_filters: int = 64, depth: int | None = None
+    size: int = 256,
+    base_filters: int = 64,
+    depth: int | None = None,
+    encoder: str = "plain",
+    encoder_weights: str | os.PathLike | None = None,
 ) -> keras.Model:
     """Build the U-Net generator, by default as deep as its input allows: 8 levels at 256.
 
@@ -30,7 +36,10 @@ def build_generator(
     Args:
         size: Height and width in pixels, a multiple of 2**depth.
         base_filters: Filters of the first block.
-        depth: How often the input is halved, at least 4; None halves it as long as it is even.
+        depth: How often the input is halved, at least 4; None halves it as long as it is even, and
+            five times, the most there is, with the encoder "efficientnet-lite0".
+        encoder: "plain", or "efficientnet-lite0", which takes the place of the way down.
+        encoder_weights: As in `build_unet`.
 
     Returns:
         A model: float32 (N, size, size, 1) in [-1, 1] to float32 (N, size, size, 1) in [-1, 1].
@@ -40,24 +49,22 @@ def build_generator(
     """
     blocks.check_size(size, 2**FEWEST_LEVELS)
     blocks.check_count("base_filters", base_filters)
-    levels = (size & -size).bit_length() - 1  # the power of two in the size
-    if depth is not None:
-        blocks.check_count("depth", depth)
-        if depth not in range(FEWEST_LEVELS, levels + 1):
-            raise InvalidValueError(
-                f"The generator's depth at {size} pixels is from {FEWEST_LEVELS} to {levels}.",
-                repr(depth),
-                "Choose such a depth, or another size.",
-            )
-        levels = depth
+    levels = _levels(size, depth, encoder)
+    known = ("plain", "efficientnet-lite0")
+    blocks.check_encoder(encoder, known, encoder_weights, levels - 1, patch_size=2)
     filters = [base_filters * min(2**level, 8) for level in range(levels)]
     inputs = keras.Input((size, size, 1), name="image")
-    tensor, skips = inputs, []
-    for level in range(levels):
-        is_point = size >> (level + 1) == 1
-        normalised = level > 0 and not is_point
-        tensor = _down(tensor, filters[level], 2, normalised, f"down{level}")
-        skips.append(tensor)
+    if encoder == "plain":
+        tensor, skips = inputs, []
+        for level in range(levels):
+            is_point = size >> (level + 1) == 1
+            normalised = level > 0 and not is_point
+            tensor = _down(tensor, filters[level], 2, normalised, f"down{level}")
+            skips.append(tensor)
+    else:
+        unsigned = keras.layers.Rescaling(0.5, 0.5, dtype="float32", name="unsigned")(inputs)
+        skips = lite0_levels(unsigned, levels - 1, encoder_weights)
+        tensor = skips[-1]
     for level in reversed(range(levels - 1)):
         dropout = 0.5 if levels - 2 - level < 3 else 0.0
         tensor = _up(tensor, filters[level], dropout, f"up{level}")
@@ -67,6 +74,23 @@ def build_generator(
     )(tensor)
     output = keras.layers.Activation("tanh", dtype="float32", name="mask")(tensor)
     return keras.Model(inputs, output, name="generator")
+
+
+def _levels(size: int, depth: int | None, encoder: str) -> int:
+    """How often the generator halves its input."""
+    most = (size & -size).bit_length() - 1  # the power of two in the size
+    if encoder != "plain":
+        most = min(most, blocks.DEEPEST_TRAINED + 1)
+    if depth is None:
+        return most
+    blocks.check_count("depth", depth)
+    if depth not in range(FEWEST_LEVELS, most + 1):
+        raise InvalidValueError(
+            f"The generator's depth at {size} pixels is from {FEWEST_LEVELS} to {most}.",
+            repr(depth),
+            "Choose such a depth, or another size.",
+        )
+    return depth
 
 
 def build_discriminator(size: int = 256, base_filters: int = 64) -> keras.Model:
@@ -218,6 +242,8 @@ def build_pix2pix(
     discriminator_filters: int = 64,
     l1_weight: float = 100.0,
     depth: int | None = None,
+    encoder: str = "plain",
+    encoder_weights: str | os.PathLike | None = None,
 ) -> Pix2Pix:
     """Build Pix2Pix: a generator, and the discriminator it trains against.
 
@@ -227,6 +253,8 @@ def build_pix2pix(
         discriminator_filters: Filters of the discriminator's first block.
         l1_weight: Weight of the L1 distance in the generator's loss.
         depth: How often the generator halves its input; None: as often as it can.
+        encoder: The generator's, as in `build_generator`.
+        encoder_weights: As in `build_unet`.
 
     Returns:
         A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
@@ -237,7 +265,7 @@ def build_pix2pix(
     blocks.check_size(size, 2**FEWEST_LEVELS, smallest=32)
     blocks.check_count("discriminator_filters", discriminator_filters)
     return Pix2Pix(
-        build_generator(size, base_filters, depth),
+        build_generator(size, base_filters, depth, encoder, encoder_weights),
         build_discriminator(size, discriminator_filters),
         l1_weight,
         name="pix2pix",
