@@ -1,7 +1,9 @@
 """What each choice of the recipe is worth on the validation cases: sound, corrupted and hard.
 
 Trains a small U-Net with one thing changed at a time, over several seeds, and compares each change
-with the unchanged recipe of the same seed. Test cases are never read. Goes on where it stopped:
+with the unchanged recipe of the same seed; with `--transfer` also on Shenzhen alone, to see what is
+left of it on Montgomery's training and validation cases. Test cases are never read. Goes on where
+it stopped:
 
     python -m benchmarks.choices --workspace workspace/real
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,8 +40,11 @@ from lungseg_utils.training.runs import Run
 
 TABLE = Path(__file__).with_name("choices.csv")
 KEYS = ["choice", "seed"]
-COMPARED = ["val", "val_unquestioned", "corrupted", "corrupted_p5", "hard", "hard_p5"]
+# Dice on Montgomery of the setting trained on Shenzhen alone.
+TRANSFER = "shenzhen_to_montgomery"
+COMPARED = ["val", "val_unquestioned", "corrupted", "corrupted_p5", "hard", "hard_p5", TRANSFER]
 EVAL_SIZE = 512
+SOURCES = ("montgomery", "shenzhen")
 # Smaller and shorter than the recipe that is shipped, so that many can be compared.
 UNET = {"base_filters": 16, "depth": 4, "patch_size": 2, "normalisation": "batch"}
 BASE = TrainingConfig(
@@ -64,7 +70,10 @@ CHOICES = {
     "dilated context": replace(BASE, model_options=UNET | {"context": "dilated"}),
     "EfficientNet-Lite0 as encoder": replace(BASE, model_options=UNET | LITE0),
     "patches of 4": replace(BASE, model_options=UNET | {"base_filters": 32, "patch_size": 4}),
+    "loss of the borders too": replace(BASE, loss="bce_dice_edge"),
     "questionable masks left out": BASE,
+    "as many of Montgomery as of Shenzhen": BASE,
+    "pseudo-labels on the films without mask": BASE,
     "Dice loss alone": replace(BASE, loss="dice"),
     "24 epochs": replace(BASE, epochs=24, patience=24),
 }
@@ -72,11 +81,27 @@ CHOICES = {
 
 def train_one(choice: str, seed: int, cases: Cases, folder: Path) -> Run:
     """Train one setting with one seed, or read what was trained."""
+    config = replace(CHOICES[choice], seed=seed)
+    name = f"{choice.replace(' ', '-')}-{seed}"
+    return train(config, training_cases(choice, cases), cases.select("val"), folder / name)
+
+
+def training_cases(choice: str, cases: Cases) -> Cases:
+    """The cases that a setting is trained on."""
     chosen = cases.select("train")
     if choice == "questionable masks left out":
-        chosen = chosen.take(np.flatnonzero(chosen.index["questionable_mask"] == 0))
-    config = replace(CHOICES[choice], seed=seed)
-    return train(config, chosen, cases.select("val"), folder / f"{choice.replace(' ', '-')}-{seed}")
+        return chosen.take(np.flatnonzero(chosen.index["questionable_mask"] == 0))
+    if choice == "as many of Montgomery as of Shenzhen":
+        of = {name: np.flatnonzero(chosen.index["source"] == name) for name in SOURCES}
+        return chosen.take(np.r_[of["shenzhen"], np.resize(of["montgomery"], len(of["shenzhen"]))])
+    if choice == "pseudo-labels on the films without mask":
+        bare = cases.take(np.flatnonzero(cases.index["has_mask"] == 0))
+        masks = np.array(segmented(Segmenter.load("unet"), bare.images))
+        images = np.concatenate([chosen.images, bare.images])
+        index = pd.concat([chosen.index, bare.index.assign(has_mask=1)], ignore_index=True)
+        digest = f"{chosen.digest} pseudo-labels"
+        return Cases(images, np.concatenate([chosen.masks, masks]), index, digest)
+    return chosen
 
 
 def score(segmenter: Segmenter, cases: Cases) -> np.ndarray:
@@ -98,23 +123,39 @@ def segmented(segmenter: Segmenter, images: np.ndarray) -> list[np.ndarray]:
     return [found.mask for found in thread_map(segmenter.segment, images, **workers)]
 
 
-def figures(run: Run | ExportedRun, val: Cases) -> dict[str, float]:
-    """Mean Dice of a run: sound films, those with an unquestioned mask, each kind of bad film.
+def figures(runs: Sequence[Run | ExportedRun], val: Cases) -> list[dict[str, float]]:
+    """Mean Dice of each run: sound films, those with an unquestioned mask, each kind of bad film.
 
     Over all corrupted and over all hard films also the 5th percentile, the minimum and the share
     under 0.9.
     """
-    segmenter = Segmenter(exported(run))
-    sound = score(segmenter, val)
-    corrupted = {name: score(segmenter, corrupt(val, name)) for name in CORRUPTIONS}
-    hard = {name: score(segmenter, harden(val, name)) for name in HARD}
-    return {
-        "val": sound.mean(),
-        "val_unquestioned": sound[val.index["questionable_mask"] == 0].mean(),
-        **spread_columns("corrupted", np.concatenate(list(corrupted.values()))),
-        **spread_columns("hard", np.concatenate(list(hard.values()))),
-        **{name: found.mean() for name, found in (corrupted | hard).items()},
-    }
+    segmenters = [Segmenter(exported(run)) for run in runs]
+
+    def scores(cases: Cases) -> list[np.ndarray]:
+        return [score(segmenter, cases) for segmenter in segmenters]
+
+    sound = scores(val)
+    corrupted = {name: scores(corrupt(val, name)) for name in CORRUPTIONS}
+    hard = {name: scores(harden(val, name)) for name in HARD}
+    unquestioned = (val.index["questionable_mask"] == 0).to_numpy()
+    return [
+        {
+            "val": sound[run].mean(),
+            "val_unquestioned": sound[run][unquestioned].mean(),
+            **spread_columns("corrupted", np.concatenate([of[run] for of in corrupted.values()])),
+            **spread_columns("hard", np.concatenate([of[run] for of in hard.values()])),
+            **{name: of[run].mean() for name, of in (corrupted | hard).items()},
+        }
+        for run in range(len(runs))
+    ]
+
+
+def transfer(choice: str, seed: int, cases: Cases, scored: Cases, folder: Path) -> float:
+    """Mean Dice on Montgomery of a setting trained on Shenzhen; test cases are in neither."""
+    run = train_one(choice, seed, cases.of_source("shenzhen"), folder / "shenzhen")
+    montgomery = scored.of_source("montgomery")
+    seen = np.flatnonzero(montgomery.index["split"].isin(["train", "val"]))
+    return score(Segmenter(exported(run)), montgomery.take(seen)).mean()
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -131,6 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workspace", required=True, help="holds prepared X-rays, 256 and 512")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--transfer", action="store_true", help="train on Shenzhen alone too")
     parser.add_argument("--only", default=",".join(CHOICES), help="settings, separated by commas")
     arguments = parser.parse_args()
     only = arguments.only.split(",")
@@ -141,9 +183,13 @@ def main() -> None:
     folder = workspace.root / "choices"
     for seed in range(arguments.seeds):
         for choice in only:
-            if "val" not in recorded(choice, seed):
+            known = recorded(choice, seed)
+            if "val" not in known:
                 run = train_one(choice, seed, cases, folder)
-                record(choice, seed, figures(run, scored.select("val")))
+                record(choice, seed, *figures([run], scored.select("val")))
+            if arguments.transfer and TRANSFER not in known:
+                found = transfer(choice, seed, cases, scored, folder)
+                record(choice, seed, {TRANSFER: found})
     print(differences(pd.read_csv(TABLE)).to_string())
 
 

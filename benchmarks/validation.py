@@ -1,4 +1,4 @@
-"""What networks score on the validation cases, sound and corrupted: the figures choices rest on.
+"""What networks score on the validation cases, sound, corrupted and hard: what choices rest on.
 
 Without folders of runs, the shipped weights are scored and written to `validation.csv`. Test cases
 are never read.
@@ -28,8 +28,9 @@ TABLE = Path(__file__).with_name("validation.csv")
 
 def scored(runs: list[Run | ExportedRun], val: Cases) -> pd.DataFrame:
     """Dice of each run, as of `choices.figures`: a row a run."""
-    rows = [{"network": run.name, **figures(run, val)} for run in runs]
-    return pd.DataFrame(rows).round(4)
+    table = pd.DataFrame(figures(runs, val)).round(4)
+    table.insert(0, "network", [run.name for run in runs])
+    return table
 
 
 def main() -> None:

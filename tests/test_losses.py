@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lungseg_utils.models.losses import (
+    LOSSES,
     DiceCoefficient,
+    bce_dice_edge_loss,
     bce_dice_loss,
     bce_loss,
     dice_loss,
@@ -40,13 +42,24 @@ def test_bce_loss_by_hand():
     np.testing.assert_allclose(values(bce_loss(TRUTH, PROBABILITY)), [first, second], rtol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [dice_loss, bce_loss, bce_dice_loss])
+def test_edge_loss_by_hand():
+    # Squares of 12 by 12 pixels, moved by 2: of each, the border is what a square of 8 leaves.
+    truth, moved = np.zeros((2, 1, 32, 32, 1), "float32")
+    truth[:, 8:20, 8:20], moved[:, 8:20, 10:22] = 1, 1
+    border = 12 * 12 - 8 * 8
+    shared = 12 * 10 - 8 * 10  # in both squares, less what is inner in either
+    expected = 1 - (2 * shared + 1) / (2 * border + 1)
+    found = values(bce_dice_edge_loss(truth, moved)) - values(bce_dice_loss(truth, moved))
+    np.testing.assert_allclose(found, 0.5 * expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values())
 def test_two_empty_masks_lose_nothing(loss):
     empty = np.zeros((2, 8, 8, 1), "float32")
     np.testing.assert_allclose(values(loss(empty, empty)), 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("loss", [dice_loss, bce_loss, bce_dice_loss])
+@pytest.mark.parametrize("loss", LOSSES.values())
 def test_a_false_prediction_on_an_empty_mask_loses_more_the_larger_it_is(loss):
     truth = np.zeros((3, 8, 8, 1), "float32")
     prediction = np.zeros_like(truth)
@@ -55,7 +68,7 @@ def test_a_false_prediction_on_an_empty_mask_loses_more_the_larger_it_is(loss):
     assert 0 < losses[0] < losses[1] < losses[2]
 
 
-@pytest.mark.parametrize("loss", [dice_loss, bce_loss, bce_dice_loss])
+@pytest.mark.parametrize("loss", LOSSES.values())
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_losses_of_half_precision_are_taken_in_float32(loss, dtype):
     # 512x512 ones sum up to more than float16 can hold.
@@ -64,7 +77,7 @@ def test_losses_of_half_precision_are_taken_in_float32(loss, dtype):
     np.testing.assert_allclose(values(loss(ones, half)), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [dice_loss, bce_loss, bce_dice_loss])
+@pytest.mark.parametrize("loss", LOSSES.values())
 def test_keras_averages_the_images(loss):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Activation("sigmoid")])

@@ -218,6 +218,8 @@ def test_the_recipes_are_what_the_shipped_weights_were_trained_with(name):
         recipe.pop("HALF_SIZE_LEARNING_RATE")
     # An option that came after the training had its default then.
     options = {**model_options(config["model"]), **config["model_options"]}
+    encoder, _, weights = recipe.pop("ENCODER").partition(" ")
+    assert (options["encoder"], options["encoder_weights"]) == (encoder, weights or None)
     recorded = {**config, **options, **config["preprocessing"]}
     assert {key: recorded.get(key.lower()) for key in recipe} == recipe
 
