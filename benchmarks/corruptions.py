@@ -13,11 +13,12 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from lungseg_utils.errors import LungsegError
+from lungseg_utils.errors import check_known
 from lungseg_utils.preparation import effects
 from lungseg_utils.preparation.cases import Cases
 
 Pair = tuple[np.ndarray, np.ndarray]
+Change = Callable[[np.ndarray, np.ndarray, np.random.Generator], Pair]
 
 
 def corrupt(cases: Cases, name: str) -> Cases:
@@ -31,17 +32,19 @@ def corrupt(cases: Cases, name: str) -> Cases:
         New cases of the same ids; the masks are moved with the X-rays where these move.
 
     Raises:
-        LungsegError: There is no such corruption.
+        InvalidValueError: There is no such corruption.
     """
-    if name not in CORRUPTIONS:
-        raise LungsegError(
-            f"A corruption is one of {', '.join(CORRUPTIONS)}.", repr(name), "Name one of them."
-        )
+    check_known(name, CORRUPTIONS, "A corruption")
+    return change_each(cases, CORRUPTIONS[name], name)
+
+
+def change_each(cases: Cases, change: Change, name: str) -> Cases:
+    """Change every case of a set; what is drawn follows from the name and the case's id alone."""
     images, masks = np.empty_like(cases.images), np.empty_like(cases.masks)
     for row, case in enumerate(cases.ids):
         rng = np.random.default_rng(zlib.crc32(f"{name} {case}".encode()))
         image, mask = np.asarray(cases.images[row]), np.asarray(cases.masks[row])
-        images[row], masks[row] = CORRUPTIONS[name](image, mask, rng)
+        images[row], masks[row] = change(image, mask, rng)
     return Cases(images, masks, cases.index, f"{cases.digest} {name}")
 
 
@@ -85,7 +88,7 @@ def _opacities(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) ->
     return effects.add_objects(effects.add_opacities(image, mask, 0.9, rng), 3, rng), mask
 
 
-CORRUPTIONS: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], Pair]] = {
+CORRUPTIONS: dict[str, Change] = {
     "dark": _dark,
     "bright": _bright,
     "flat": _flat,

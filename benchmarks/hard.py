@@ -8,13 +8,10 @@ is not, and shows what a network learned beyond them.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
-from benchmarks.corruptions import Pair, warp
+from benchmarks.corruptions import Change, Pair, change_each, warp
 from lungseg_utils.errors import check_known
 from lungseg_utils.preparation import bedside, effects
 from lungseg_utils.preparation.cases import Cases
@@ -36,12 +33,7 @@ def harden(cases: Cases, name: str) -> Cases:
         InvalidValueError: There is no such scenario.
     """
     check_known(name, HARD, "A scenario")
-    images, masks = np.empty_like(cases.images), np.empty_like(cases.masks)
-    for row, case in enumerate(cases.ids):
-        rng = np.random.default_rng(zlib.crc32(f"hard {VERSION} {name} {case}".encode()))
-        image, mask = np.asarray(cases.images[row]), np.asarray(cases.masks[row])
-        images[row], masks[row] = HARD[name](image, mask, rng)
-    return Cases(images, masks, cases.index, f"{cases.digest} hard {VERSION} {name}")
+    return change_each(cases, HARD[name], f"hard {VERSION} {name}")
 
 
 def _consolidation(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -84,7 +76,7 @@ def _supine(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pa
 def _starved(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
     """Dark, flat and full of noise."""
     dark = effects.expose(image, -0.1, -0.3, 0.7)
-    return bedside.starve(dark, rng.uniform(0.06, 0.14), rng), mask
+    return bedside.add_mottle(dark, rng.uniform(0.06, 0.14), rng), mask
 
 
 def _collimated(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -115,7 +107,7 @@ def _intensive(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) ->
     image = effects.add_devices(image, mask, 5, rng)
     image, mask = warp(image, mask, float(rng.uniform(-10, 10)), 0.9, (0.0, 0.0))
     image = effects.expose(image, float(rng.uniform(-0.1, 0.1)), -0.3, float(rng.uniform(-0.5, 1)))
-    return bedside.starve(image, rng.uniform(0, 0.08), rng), mask
+    return bedside.add_mottle(image, rng.uniform(0, 0.08), rng), mask
 
 
 def _grafted(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -140,7 +132,7 @@ def _grafted(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> P
     return effects.to_levels(image + blend * (blank - image)), mask
 
 
-HARD: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], Pair]] = {
+HARD: dict[str, Change] = {
     "consolidation": _consolidation,
     "white out": _white_out,
     "effusion": _effusion,

@@ -96,11 +96,11 @@ def test_a_collimated_beam_leaves_the_lungs(seed):
 
 def test_grain_is_stronger_where_the_film_is_dense():
     dark, bright = (
-        np.std([bedside.starve(flat(level), 0.05, rng(seed)) for seed in SEEDS])
+        np.std([bedside.add_mottle(flat(level), 0.05, rng(seed)) for seed in SEEDS])
         for level in (60, 200)
     )
     assert bright / dark == pytest.approx(np.sqrt((0.2 + 200 / 255) / (0.2 + 60 / 255)), rel=0.03)
-    assert np.mean([bedside.starve(flat(128), 0.05, rng(s)) for s in SEEDS]) == pytest.approx(
+    assert np.mean([bedside.add_mottle(flat(128), 0.05, rng(s)) for s in SEEDS]) == pytest.approx(
         128, abs=0.3
     )
 
@@ -135,10 +135,10 @@ def test_one_diaphragm_is_raised_by_its_share(seed):
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_befalls_a_film_it_stays_one(seed):
     image, mask = film_and_lungs(96)
-    film, lungs = bedside.befall(image, mask, rng(seed))
+    film, lungs = bedside.simulate(image, mask, rng(seed))
     assert (film.shape, film.dtype, lungs.dtype) == (image.shape, np.uint8, np.uint8)
     assert set(np.unique(lungs)) == {0, 1} and lungs.sum() > 0.2 * mask.sum()
-    again = bedside.befall(image, mask, rng(seed))
+    again = bedside.simulate(image, mask, rng(seed))
     assert np.array_equal(film, again[0]) and np.array_equal(lungs, again[1])
 
 
@@ -147,4 +147,4 @@ def test_a_film_without_lungs_is_taken():
     assert np.array_equal(bedside.hide_lungs(image, none, 1.0, rng(0)), image)
     assert np.array_equal(bedside.add_gas(image, none, rng(0)), image)
     for seed in SEEDS:
-        assert not bedside.befall(image, none, rng(seed))[1].any()
+        assert not bedside.simulate(image, none, rng(seed))[1].any()

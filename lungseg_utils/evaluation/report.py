@@ -112,7 +112,8 @@ def _headline(summary: pd.DataFrame) -> list[dict[str, object]]:
         of_metric = rows.set_index("metric")
         dice = of_metric.loc["dice"]
         record = {"model": model, "stage": stage}
-        record |= {name: int(dice[name]) for name in ("n", "patients", "empty")}
+        record |= {"n": int(dice["n"]), "patients": int(dice["patients"])}
+        record["empty"] = int(dice["empty"])
         for metric in METRICS:
             numbers = of_metric.loc[metric, ["mean", "low", "high"]].astype(float)
             record[metric] = {k: None if pd.isna(v) else v for k, v in numbers.items()}

@@ -115,9 +115,11 @@ def worst_cases(
         The rows of these cases.
     """
     check_known(metric, METRICS, "A metric")
-    chosen = cases.query("stage == @stage and region == 'both'").dropna(subset=[metric])
-    ascending = [metric in HIGHER_IS_BETTER, True]
-    ordered = chosen.sort_values([metric, "image_id"], ascending=ascending, kind="stable")
+    chosen = cases[(cases["stage"] == stage) & (cases["region"] == "both")]
+    chosen = chosen.dropna(subset=[metric])
+    ordered = chosen.sort_values(
+        [metric, "image_id"], ascending=[metric in HIGHER_IS_BETTER, True], kind="stable"
+    )
     models = list(dict.fromkeys(cases["model"]))
     return pd.concat([ordered[ordered["model"] == model].head(count) for model in models])
 
@@ -138,7 +140,9 @@ def headline_table(
     """
     for value, column in ((stage, "stage"), (region, "region")):
         check_known(value, [*dict.fromkeys(summary[column])], f"A {column}")
-    chosen = summary.query("stage == @stage and region == @region and group == 'all'")
+    chosen = summary[
+        (summary["stage"] == stage) & (summary["region"] == region) & (summary["group"] == "all")
+    ]
     rows = {}
     for model, of_model in chosen.groupby("model", sort=False):
         of_metric = of_model.set_index("metric")
@@ -164,7 +168,9 @@ def group_table(summary: pd.DataFrame, metric: str = "dice", stage: str = "post"
         Column n (cases) and a column a model; the index is the group.
     """
     check_known(metric, HEADLINE, "A metric")
-    chosen = summary.query("metric == @metric and stage == @stage and region == 'both'")
+    chosen = summary[
+        (summary["metric"] == metric) & (summary["stage"] == stage) & (summary["region"] == "both")
+    ]
     digits = HEADLINE[metric][1]
     rows: dict[str, dict[str, object]] = {}
     for row in chosen.itertuples():
@@ -233,7 +239,11 @@ def _differences(
 def _table(cases: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Values as image_id × columns, columns ordered as they first appear in the cases."""
     keys = [column for column in columns if column != "metric"]
-    long = cases.melt(["image_id", *keys], list(METRICS), var_name="metric")
+    long = cases.melt(
+        id_vars=["image_id", *keys],
+        value_vars=list(METRICS),
+        var_name="metric",
+    )
     table = long.pivot(index="image_id", columns=columns, values="value")
     orders = {"stage": STAGES, "region": REGIONS, "metric": METRICS}
     orders["model"] = tuple(dict.fromkeys(cases["model"])) if "model" in cases else ()
@@ -251,7 +261,9 @@ def _interval_rows(values: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     known = cases.drop_duplicates("image_id").set_index("image_id").loc[values.index]
     present = values.notna().to_numpy()
     rows = pd.DataFrame(list(values.columns), columns=values.columns.names)
-    results = pd.DataFrame(np.nan, rows.index, ["n", "patients", "mean", "low", "high"])
+    results = pd.DataFrame(
+        np.nan, index=rows.index, columns=["n", "patients", "mean", "low", "high"]
+    )
     # Columns with a value for the same cases (all; those with mm; those with two lungs) share
     # their draws.
     for pattern in np.unique(present, axis=1).T:

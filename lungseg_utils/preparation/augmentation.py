@@ -76,7 +76,7 @@ class Augmentation:
         noise: Greatest standard deviation of Gaussian noise, as a fraction of the full range.
         jitter: Pixels by which the X-ray is enlarged before a crop of its own size is taken at
             random: 30 at 256 is the 286 → 256 of Pix2Pix (Isola et al. 2017, section 6.2).
-        bedside: How often a film is made one of the very ill, as `bedside.befall` does.
+        bedside: How often a film is made one of the very ill, as `bedside.simulate` does.
     """
 
     rotation: float = 15.0
@@ -141,7 +141,7 @@ class Augmentation:
             )
             mask = cv2.warpAffine(mask, matrix[:2], size, flags=cv2.INTER_NEAREST | inverse)
         if ill:
-            image, mask = bedside.befall(image, mask, np.random.default_rng(seed))
+            image, mask = bedside.simulate(image, mask, np.random.default_rng(seed))
         image = _add_to_the_patient(image, mask, drawn)
         image = effects.expose(image, *exposure)
         if inverted:

@@ -17,12 +17,12 @@ from lungseg_utils.preparation.effects import add_devices, add_noise, points, to
 
 # Fields that vary slowly are computed on a grid of this side, and enlarged.
 _GRID = 64
-# How often each happens to a film of a bedside, in the order of `befall`.
+# How often each happens to a film of a bedside, in the order of `simulate`.
 _OFTEN = (0.7, 0.35, 0.25, 0.6, 0.3, 0.5, 0.2, 0.3)
 ZONES = ("whole", "lower", "upper", "central", "outer", "patchy", "effusion")
 
 
-def befall(
+def simulate(
     image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make a film one of a bedside: some of what is below, each at a strength of its own.
@@ -49,7 +49,7 @@ def befall(
         image = add_devices(image, mask, int(rng.integers(1, 7)), rng)
     if cut:
         image = collimate(image, mask, rng)
-    return (starve(image, noise, rng) if starved else image), mask
+    return (add_mottle(image, noise, rng) if starved else image), mask
 
 
 def hide_lungs(
@@ -159,8 +159,8 @@ def collimate(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> 
     return to_levels(outside + beam * (image - outside))
 
 
-def starve(image: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """Add the grain of too low an exposure: stronger where the film is dense, coarser than pixels.
+def add_mottle(image: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """Add quantum mottle, the grain of too low an exposure, stronger where the film is dense.
 
     Args:
         image: uint8 (H, W).
