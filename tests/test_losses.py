@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from lungseg_utils.models.losses import (
     LOSSES,
     DiceCoefficient,
-    bce_dice_edge_loss,
     bce_dice_loss,
     bce_loss,
     dice_loss,
@@ -40,17 +39,6 @@ def test_bce_loss_by_hand():
     second = -(np.log(0.6) + np.log(0.3) + np.log(0.8) + np.log(0.5)) / 4
     first = -(np.log(0.5) + np.log(1.0) + 2 * np.log(0.75)) / 4
     np.testing.assert_allclose(values(bce_loss(TRUTH, PROBABILITY)), [first, second], rtol=1e-5)
-
-
-def test_edge_loss_by_hand():
-    # Squares of 12 by 12 pixels, moved by 2: of each, the border is what a square of 8 leaves.
-    truth, moved = np.zeros((2, 1, 32, 32, 1), "float32")
-    truth[:, 8:20, 8:20], moved[:, 8:20, 10:22] = 1, 1
-    border = 12 * 12 - 8 * 8
-    shared = 12 * 10 - 8 * 10  # in both squares, less what is inner in either
-    expected = 1 - (2 * shared + 1) / (2 * border + 1)
-    found = values(bce_dice_edge_loss(truth, moved)) - values(bce_dice_loss(truth, moved))
-    np.testing.assert_allclose(found, 0.5 * expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES.values())

@@ -113,7 +113,6 @@ def test_probability_has_the_size_of_the_input(normalisation, options):
         ("unet", 32, {"base_filters": True}, "base_filters"),
         ("unet", 32, {"depth": "4"}, "depth"),
         ("unet", 32, {"normalisation": "layer"}, "normalisation"),
-        ("unet", 32, {"context": "attention"}, "none, dilated"),
         ("unet", 32, {"dropout": 1.0}, "dropout"),
         ("unet", 32, {"batch_momentum": "0.9"}, "batch_momentum"),
         ("unet", 32, {"patch_size": 2.0}, "patch_size"),

@@ -11,7 +11,6 @@ import keras
 from lungseg_utils.errors import InvalidValueError, check_known
 
 LAYER_NORMALISATIONS = ("none", "batch", "instance")
-CONTEXTS = ("none", "dilated")
 # Encoders that come trained, with the patch_size at whose distance their first level lies.
 TRAINED_ENCODERS = {"vgg16": 1, "efficientnet-lite0": 2}
 DEEPEST_TRAINED = 4
@@ -21,8 +20,8 @@ DEEPEST_TRAINED = 4
 class BatchNormalization(keras.layers.BatchNormalization):
     """Keras' layer, trained under TensorFlow by its fused kernel.
 
-    Keras computes moments and scaling one by one and in float32; fused, they take a quarter of the
-    time on a CPU, and a training step of the U-Net about half.
+    Keras computes moments and scaling one by one and in float32, which on a CPU takes longer than
+    the convolutions between them.
     """
 
     def call(
@@ -205,50 +204,6 @@ def convolution_block(
         tensor = tensor if layer is None else layer(tensor)
         tensor = keras.layers.ReLU(name=f"{name}_relu{step}")(tensor)
     return tensor
-
-
-def context_block(
-    tensor: keras.KerasTensor, kind: str, normalisation: str, batch_momentum: float
-) -> keras.KerasTensor:
-    """Let every place of the deepest level see the whole image, by dilated convolutions.
-
-    Four 3x3 convolutions of dilation 1, 2, 4 and 8 one after the other, on half of the filters;
-    the sum of what they give is added to the features (D-LinkNet, Zhou et al. 2018, CVPR
-    Workshops, after Yu and Koltun 2016, arXiv 1511.07122).
-
-    Args:
-        tensor: Features, (N, H, W, filters).
-        kind: "none", which leaves the tensor as it is, or "dilated".
-        normalisation: One of `LAYER_NORMALISATIONS`.
-        batch_momentum: As in `normalisation_layer`.
-
-    Returns:
-        Features of the same shape.
-    """
-    if kind == "none":
-        return tensor
-
-    def convolve(features: keras.KerasTensor, filters: int, name: str, dilation: int = 0):
-        features = keras.layers.Conv2D(
-            filters,
-            3 if dilation else 1,
-            dilation_rate=dilation or 1,
-            padding="same",
-            use_bias=normalisation == "none",
-            kernel_initializer="he_normal",
-            name=f"{name}_conv",
-        )(features)
-        layer = normalisation_layer(normalisation, batch_momentum, f"{name}_norm")
-        features = features if layer is None else layer(features)
-        return keras.layers.ReLU(name=f"{name}_relu")(features)
-
-    filters = tensor.shape[-1]
-    summed = seen = convolve(tensor, max(filters // 2, 1), "context_in")
-    for dilation in (1, 2, 4, 8):
-        seen = convolve(seen, max(filters // 2, 1), f"context{dilation}", dilation)
-        summed = keras.layers.Add(name=f"context_sum{dilation}")([summed, seen])
-    widened = convolve(summed, filters, "context_out")
-    return keras.layers.Add(name="context")([tensor, widened])
 
 
 def upsample(tensor: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:

