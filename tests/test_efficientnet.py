@@ -17,7 +17,7 @@ from lungseg_utils.models.efficientnet import (
     converted,
     inverted_residual,
     lite0_levels,
-    read_weights,
+    read_torch_file,
 )
 from lungseg_utils.models.onnx_graph import keras_weights, to_onnx
 from lungseg_utils.models.registry import build_model
@@ -169,7 +169,7 @@ def test_published_weights_are_converted_without_pytorch(tmp_path, monkeypatch):
         "lite0_block12_project/kernel": project.transpose(2, 3, 1, 0),
     }
     with (tmp_path / "published.pth").open("rb") as file:
-        found = converted(read_weights(file))
+        found = converted(read_torch_file(file))
     assert set(found) == set(expected)
     for key, array in expected.items():
         np.testing.assert_array_equal(found[key], array)

