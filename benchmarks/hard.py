@@ -13,10 +13,10 @@ import numpy as np
 
 from benchmarks.corruptions import Change, Pair, change_each, warp
 from lungseg_utils.errors import check_known
-from lungseg_utils.preparation import bedside, effects
+from lungseg_utils.preparation import bedside, effects, shapes
 from lungseg_utils.preparation.cases import Cases
 
-VERSION = 1
+VERSION = 2
 
 
 def harden(cases: Cases, name: str) -> Cases:
@@ -51,9 +51,15 @@ def _effusion(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> 
     return bedside.hide_lungs(image, mask, rng.uniform(0.85, 1), rng, ("effusion",)), mask
 
 
+def _grey_heart(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
+    """A hard film: white where it is dense, and the heart's edge as grey as a veiled lung."""
+    image = bedside.soften_heart(image, mask, rng.uniform(0.5, 1), rng)
+    return effects.expose(image, 0.1, 0.35, -0.3), mask
+
+
 def _gas(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
     """Bowel gas below a raised diaphragm."""
-    image, mask = bedside.deform(image, mask, 0.01, rng.uniform(0.1, 0.3), 0.0, (0, 0), rng)
+    image, mask = shapes.deform(image, mask, 0.01, rng.uniform(0.1, 0.3), 0.0, (0, 0), rng)
     for _ in range(3):
         image = bedside.add_gas(image, mask, rng)
     return image, mask
@@ -67,7 +73,7 @@ def _devices(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> P
 
 def _supine(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
     """Turned, tilted, short, the shoulder blades over the lungs, low contrast."""
-    image, mask = bedside.deform(image, mask, 0.03, rng.uniform(0, 0.25), 0.3, (0, 0), rng)
+    image, mask = shapes.deform(image, mask, 0.03, rng.uniform(0, 0.25), 0.3, (0, 0), rng)
     image, mask = warp(image, mask, float(rng.uniform(-15, 15)), rng.uniform(0.8, 1.1), (0, 0))
     image = effects.add_devices(image, mask, 4, rng)
     return effects.expose(image, float(rng.uniform(-0.1, 0.1)), -0.4, 0.0), mask
@@ -87,7 +93,7 @@ def _collimated(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -
 
 def _child(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
     """Short lungs in a film that shows arms, abdomen and a wide border."""
-    image, mask = bedside.deform(image, mask, 0.02, rng.uniform(0, 0.2), 0.0, (0, 0), rng)
+    image, mask = shapes.deform(image, mask, 0.02, rng.uniform(0, 0.2), 0.0, (0, 0), rng)
     height, width = image.shape
     wide, high = (rng.uniform(0.65, 0.9, 2) * (1, 0.7) * (width, height)).astype(int)
     size = int(wide), int(high)
@@ -101,7 +107,7 @@ def _child(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pai
 
 def _intensive(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
     """Both lungs dense, tubes and cables, turned, badly exposed: all at once."""
-    image, mask = bedside.deform(image, mask, 0.02, rng.uniform(0, 0.2), 0.2, (0, 0), rng)
+    image, mask = shapes.deform(image, mask, 0.02, rng.uniform(0, 0.2), 0.2, (0, 0), rng)
     image = bedside.hide_lungs(image, mask, rng.uniform(0.6, 0.9), rng, both=True)
     image = bedside.add_gas(image, mask, rng)
     image = effects.add_devices(image, mask, 5, rng)
@@ -136,6 +142,7 @@ HARD: dict[str, Change] = {
     "consolidation": _consolidation,
     "white out": _white_out,
     "effusion": _effusion,
+    "grey heart": _grey_heart,
     "gas": _gas,
     "devices": _devices,
     "supine": _supine,

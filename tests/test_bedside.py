@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lungseg_utils.preparation import bedside, effects
+from lungseg_utils.preparation import bedside, effects, shapes
 from tests.test_effects import SIZE, film_and_lungs, flat, rng
 
 SEEDS = range(12)
@@ -65,6 +65,38 @@ def test_zones_are_where_their_names_say(zone, first):
     assert (base > top + 40) if first == "base" else (top > base + 40)
 
 
+def film_with_a_heart() -> tuple[np.ndarray, np.ndarray]:
+    """The left lung's lower half begins farther from the middle."""
+    image, mask = film_and_lungs()
+    heart = np.s_[SIZE // 2 :, SIZE // 2 : round(0.66 * SIZE)]
+    image[heart], mask[heart] = 180, 0
+    return image, mask
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_soft_heart_is_grey_beside_its_lung_and_nothing_else_changes(seed):
+    image, mask = film_with_a_heart()
+    soft = bedside.soften_heart(image, mask, 1.0, rng(seed))
+    changed = (soft != image) & (np.abs(soft.astype(int) - image) > 1)
+    assert not changed[mask == 1].any() and not changed[RIGHT].any()
+    assert not changed[: SIZE // 3].any()  # from 0.3 of the lungs' height downwards
+    # Half-way up the lower part the way to the lung's level, 60, is nearly done at its edge.
+    row, edge = round(0.72 * SIZE), round(0.66 * SIZE)
+    assert soft[row, edge - 1] < 105 and soft[row, SIZE // 2 + 1] > 120
+    turned = bedside.soften_heart(image[:, ::-1], mask[:, ::-1], 1.0, rng(seed))[:, ::-1]
+    assert np.abs(turned.astype(int) - soft).mean() < 3
+
+
+def test_softness_is_the_share_of_the_way_to_the_lungs_level():
+    image, mask = film_with_a_heart()
+    none, half, whole = (
+        bedside.soften_heart(image, mask, softness, rng(1)).astype(float)
+        for softness in (0, 0.5, 1)
+    )
+    assert np.array_equal(none, image)
+    assert np.abs(half - (none + whole) / 2).max() <= 1
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_gas_is_dark_and_outside_the_lungs(seed):
     image, mask = film_and_lungs()
@@ -108,7 +140,7 @@ def test_grain_is_stronger_where_the_film_is_dense():
 def test_nothing_moves_without_strength():
     image, mask = film_and_lungs()
     for moved, before in zip(
-        bedside.deform(image, mask, 0, 0, 0, (0, 0), rng(0)), (image, mask), strict=True
+        shapes.deform(image, mask, 0, 0, 0, (0, 0), rng(0)), (image, mask), strict=True
     ):
         assert np.array_equal(moved, before)
 
@@ -116,7 +148,7 @@ def test_nothing_moves_without_strength():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_film_and_mask_are_deformed_alike(seed):
     _, mask = film_and_lungs()
-    film, moved = bedside.deform(255 * mask, mask, 0.03, 0.3, 0.3, (0.3, 0.5), rng(seed))
+    film, moved = shapes.deform(255 * mask, mask, 0.03, 0.3, 0.3, (0.3, 0.5), rng(seed))
     assert np.mean((film > 127) != (moved > 0)) < 0.01
     assert 0.3 < moved.sum() / mask.sum() < 0.8
 
@@ -124,7 +156,7 @@ def test_film_and_mask_are_deformed_alike(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_one_diaphragm_is_raised_by_its_share(seed):
     image, mask = film_and_lungs()
-    _, moved = bedside.deform(image, mask, 0, 0.3, 0, (0, 0), rng(seed))
+    _, moved = shapes.deform(image, mask, 0, 0.3, 0, (0, 0), rng(seed))
     rows = [np.flatnonzero(mask[side].any(axis=1)) for side in (RIGHT, LEFT)]
     after = [np.flatnonzero(moved[side].any(axis=1)) for side in (RIGHT, LEFT)]
     raised = sorted((b[-1] - a[-1]) / len(b) for a, b in zip(after, rows, strict=True))
@@ -146,5 +178,6 @@ def test_a_film_without_lungs_is_taken():
     image, none = film_and_lungs()[0], np.zeros((SIZE, SIZE), np.uint8)
     assert np.array_equal(bedside.hide_lungs(image, none, 1.0, rng(0)), image)
     assert np.array_equal(bedside.add_gas(image, none, rng(0)), image)
+    assert np.array_equal(bedside.soften_heart(image, none, 1.0, rng(0)), image)
     for seed in SEEDS:
         assert not bedside.simulate(image, none, rng(seed))[1].any()

@@ -60,14 +60,14 @@ def test_lines_of_code_are_counted_without_words(tmp_path):
 
 
 def test_the_package_is_small():
-    assert len(MODULES) <= 69
-    assert sum(map(code_lines, MODULES)) <= 8800
+    assert len(MODULES) <= 70
+    assert sum(map(code_lines, MODULES)) <= 8850
     long = {path.name: n for path in MODULES if (n := len(path.read_text().splitlines())) > 350}
     assert long == {}
 
 
 def test_the_tests_are_small():
-    assert sum(map(code_lines, (REPOSITORY / "tests").rglob("*.py"))) <= 11150
+    assert sum(map(code_lines, (REPOSITORY / "tests").rglob("*.py"))) <= 11200
 
 
 @pytest.mark.parametrize("top", ["lungseg_utils", "tools"])

@@ -1,24 +1,20 @@
 """Films of the very ill: lungs hidden to the chest wall, gas below them, what is attached to them.
 
 Portable films of intensive care differ from those of a screening in what hides the lung's border.
-Every function takes a grey film and the mask of its lungs, and returns a new film; where it moves
-pixels (`deform`), the mask is moved with it. The mask stays that of the whole lung, as a reader
-draws it who knows where a chest's wall is.
+Every function takes a grey film and the mask of its lungs, and returns a new film. The mask stays
+that of the whole lung, as a reader draws it who knows where a chest's wall is.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from lungseg_utils.preparation.effects import add_devices, add_noise, points, to_levels
+from lungseg_utils.preparation.shapes import GRID, deform, two_lungs
 
-# Fields that vary slowly are computed on a grid of this side, and enlarged.
-_GRID = 64
 # How often each happens to a film of a bedside, in the order of `simulate`.
-_OFTEN = (0.7, 0.35, 0.25, 0.6, 0.3, 0.5, 0.2, 0.3)
+_OFTEN = (0.7, 0.35, 0.25, 0.4, 0.6, 0.3, 0.5, 0.2, 0.3)
 ZONES = ("whole", "lower", "upper", "central", "outer", "patchy", "effusion")
 
 
@@ -35,12 +31,15 @@ def simulate(
     Returns:
         uint8 (H, W) and uint8 {0, 1} (H, W).
     """
-    deformed, raised, small, hidden, gassed, attached, cut, starved = rng.random(8) < _OFTEN
+    happens = rng.random(len(_OFTEN)) < _OFTEN
+    deformed, raised, small, soft, hidden, gassed, attached, cut, starved = happens
     bend, lift, tilt, *margins = rng.uniform(0, (0.04, 0.35, 0.35, 0.6, 0.9))
-    density, noise = rng.uniform(0, (0.65, 0.15))
+    softness, density, noise = rng.uniform(0, (1, 0.65, 0.15))
     if deformed or raised or small:
         shape = (bend * deformed, lift * raised, tilt * deformed)
         image, mask = deform(image, mask, *shape, np.array(margins) * small, rng)
+    if soft:
+        image = soften_heart(image, mask, softness, rng)
     if hidden:
         image = hide_lungs(image, mask, 1 - density, rng)
     for _ in range(rng.integers(1, 4) if gassed else 0):
@@ -76,12 +75,12 @@ def hide_lungs(
     Returns:
         uint8 (H, W).
     """
-    lungs = _lungs(mask)
+    lungs = two_lungs(mask)
     if not lungs:
         return image
     both = rng.random() < 0.5 if both is None else both
     chosen = lungs if both else [lungs[rng.integers(len(lungs))]]
-    hidden = np.zeros((_GRID, _GRID), np.float32)
+    hidden = np.zeros((GRID, GRID), np.float32)
     for lung in chosen:
         zone = zones[rng.integers(len(zones))]
         hidden = np.maximum(hidden, _zone(lung, zone, rng))
@@ -90,6 +89,52 @@ def hide_lungs(
     # Ribs are seen through disease, and the grain of the film is that of its surroundings.
     detail = _detail(image, mask) * np.float32(rng.uniform(0.1, 0.9))
     return to_levels(image + hidden * (tissue + detail - image))
+
+
+def soften_heart(
+    image: np.ndarray, mask: np.ndarray, softness: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Make the heart's edge as grey as a veiled lung, which it is not.
+
+    Lungs that are hidden up to the heart would teach that whatever is grey beside them is lung.
+
+    Args:
+        image: uint8 (H, W).
+        mask: uint8 {0, 1} (H, W); the lung that the heart lies in gives its side.
+        softness: Share of the way from the heart's level to that of the lung beside it, at most.
+        rng: Draws how fast that fades towards the middle of the chest, and upwards.
+
+    Returns:
+        uint8 (H, W); as it was where there are no two lungs.
+    """
+    lungs = two_lungs(mask)
+    if len(lungs) < 2:
+        return image
+    middle = round(np.mean([lung.nonzero()[1].mean() for lung in lungs]) / GRID * image.shape[1])
+    # Both sides as seen from the middle; the heart keeps the lung of its side farther away.
+    sides = [(mask[:, middle:], False), (mask[:, :middle][:, ::-1], True)]
+    lung, mirrored = max(sides, key=lambda side: _apart(side[0]).sum())
+    rows = np.flatnonzero(lung.any(axis=1))
+    if not len(rows):
+        return image
+    down = (np.arange(len(lung)) - rows[0]) / len(rows)
+    across = np.arange(lung.shape[1]) / np.maximum(np.argmax(lung, axis=1), 1)[:, None]
+    fade, start = rng.uniform((0.3, 0.3), (5, 0.6))
+    # Not below the dome of the diaphragm, where only the lung's outer angle is left.
+    reach = np.clip((down - start) / 0.2, 0, 1) * np.clip((0.9 - down) / 0.1, 0, 1)
+    field = np.where(across < 1, across**fade, 0) * (reach * lung.any(axis=1))[:, None]
+    part = slice(None, middle) if mirrored else slice(middle, None)
+    field = field[:, ::-1] if mirrored else field
+    level = np.float32(np.median(image[:, part][mask[:, part] > 0]))
+    softened = image.astype(np.float32)
+    softened[:, part] += softness * field.astype(np.float32) * (level - softened[:, part])
+    return to_levels(softened)
+
+
+def _apart(lung: np.ndarray) -> np.ndarray:
+    """How far from the middle a lung begins, in the rows of its lower half: (rows,)."""
+    rows = np.flatnonzero(lung.any(axis=1))
+    return np.argmax(lung[rows[len(rows) // 2 :]], axis=1) if len(rows) else np.zeros(1)
 
 
 def add_gas(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -103,18 +148,18 @@ def add_gas(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np
     Returns:
         uint8 (H, W).
     """
-    lungs = _lungs(mask)
+    lungs = two_lungs(mask)
     if not lungs:
         return image
     height, width = image.shape
     lung = lungs[rng.integers(len(lungs))]
-    columns = np.flatnonzero(lung.any(axis=0)) / _GRID
+    columns = np.flatnonzero(lung.any(axis=0)) / GRID
     levels = np.quantile(image[mask > 0], rng.uniform(0.02, 0.6, 2))
     gas = np.zeros((height, width), np.float32)
     for _ in range(rng.integers(1, 6)):
         across = rng.uniform(columns[0] - 0.05, columns[-1] + 0.05)
-        column = lung[:, int(np.clip(across, 0, 0.999) * _GRID)]
-        base = (np.flatnonzero(column)[-1] + 1) / _GRID if column.any() else rng.uniform(0.5, 0.9)
+        column = lung[:, int(np.clip(across, 0, 0.999) * GRID)]
+        base = (np.flatnonzero(column)[-1] + 1) / GRID if column.any() else rng.uniform(0.5, 0.9)
         radii = rng.uniform(0.03, 0.14), rng.uniform(0.03, 0.1)
         centre = across * width, (base + radii[1] * rng.uniform(0.6, 1.8)) * height
         axes = radii[0] * width, radii[1] * height
@@ -178,88 +223,21 @@ def add_mottle(image: np.ndarray, noise: float, rng: np.random.Generator) -> np.
     return to_levels(image + grey * np.sqrt(np.float32(0.2) + image / np.float32(255)))
 
 
-def deform(
-    image: np.ndarray,
-    mask: np.ndarray,
-    bend: float,
-    lift: float,
-    tilt: float,
-    margins: Sequence[float],
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Change the shape of a chest: bent, a diaphragm raised, narrower towards one end, smaller.
-
-    Args:
-        image: uint8 (H, W).
-        mask: uint8 {0, 1} (H, W).
-        bend: Largest displacement of a smooth random field, as a fraction of the side.
-        lift: How far the base of one lung is raised, as a fraction of that lung's height.
-        tilt: How much narrower one end of the film is than the other, as a fraction of it.
-        margins: What is added beside the chest and above or below it, as fractions of the side:
-            both alike keep its proportions, more of the second makes it a child's.
-        rng: Draws the field, which lung, and on which side the margins are.
-
-    Returns:
-        uint8 (H, W) and uint8 {0, 1} (H, W). What comes from outside repeats the film's edge.
-    """
-    height, width = image.shape
-    cells = int(rng.integers(3, 6))
-    knots = rng.uniform(-bend, bend, (cells, cells, 2)).astype(np.float32)
-    field = cv2.resize(knots, (_GRID, _GRID), interpolation=cv2.INTER_CUBIC)
-    across, down = np.meshgrid(*[(np.arange(_GRID, dtype=np.float32) + 0.5) / _GRID] * 2)
-    field[..., 0] += (across - 0.5) * (down - 0.5) * np.float32(tilt * rng.choice([-1, 1]))
-    for axis, (places, margin) in enumerate(zip((across, down), margins, strict=True)):
-        field[..., axis] += (places - np.float32(rng.random())) * np.float32(margin)
-    lungs = _lungs(mask)
-    if lift and lungs:
-        field[..., 1] += _lifted(lungs[rng.integers(len(lungs))], lift, across, down)
-    field = cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR)
-    x = np.arange(width, dtype=np.float32)[None] + field[..., 0] * width
-    y = np.arange(height, dtype=np.float32)[:, None] + field[..., 1] * height
-    moved = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return moved, cv2.remap(mask, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
-
-
-def _lifted(lung: np.ndarray, lift: float, across: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """How far below itself each place of the grid looks, so that a lung's base comes up."""
-    rows, columns = (np.flatnonzero(lung.any(axis=axis)) / _GRID for axis in (1, 0))
-    top, base = rows[0], rows[-1] + 1 / _GRID
-    rise = lift * (base - top)
-    middle = (columns[0] + columns[-1]) / 2
-    reach = max((columns[-1] - columns[0]) / 2, 0.05)
-    beside = np.exp(-(((across - middle) / reach) ** 2) / 2)
-    # From the lung's middle to its base the film is pressed together, and stretched below that.
-    start, raised = (top + base) / 2, base - rise
-    pressed = (down - start) / max(raised - start, 0.05)
-    stretched = (1 - down) / max(1 - raised, 0.05)
-    return rise * np.clip(np.minimum(pressed, stretched), 0, 1) * beside
-
-
-def _lungs(mask: np.ndarray) -> list[np.ndarray]:
-    """The two largest pieces of a mask, on the grid: bool (_GRID, _GRID) each."""
-    small = cv2.resize(mask, (_GRID, _GRID), interpolation=cv2.INTER_AREA)
-    if not small.any():
-        small = cv2.resize(mask * np.uint8(255), (_GRID, _GRID), interpolation=cv2.INTER_AREA)
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats((small > 0).astype(np.uint8))
-    order = 1 + np.argsort(-statistics[1:count, cv2.CC_STAT_AREA], kind="stable")[:2]
-    return [labels == number for number in order]
-
-
 def _zone(lung: np.ndarray, zone: str, rng: np.random.Generator) -> np.ndarray:
     """How much of a lung is hidden, and of the rim around it: float32 in [0, 1] on the grid."""
     rows, columns = (np.flatnonzero(lung.any(axis=axis)) for axis in (1, 0))
     v, u = np.meshgrid(
-        (np.arange(_GRID) - rows[0]) / max(len(rows), 2),
-        (np.arange(_GRID) - columns[0]) / max(len(columns), 2),
+        (np.arange(GRID) - rows[0]) / max(len(rows), 2),
+        (np.arange(GRID) - columns[0]) / max(len(columns), 2),
         indexing="ij",
     )
     # u runs from the middle of the chest (0) to its wall (1).
-    u = 1 - u if columns.mean() < _GRID / 2 else u
+    u = 1 - u if columns.mean() < GRID / 2 else u
     depth, soft = rng.uniform(0.25, 0.85), rng.uniform(0.02, 0.3)
     lean = rng.uniform(-0.4, 0.4) * (u - 0.5)
     cells = int(rng.integers(3, 9))
     noise = rng.random((cells, cells), dtype=np.float32)
-    noise = cv2.resize(noise, (_GRID, _GRID), interpolation=cv2.INTER_CUBIC)
+    noise = cv2.resize(noise, (GRID, GRID), interpolation=cv2.INTER_CUBIC)
     if zone == "effusion":  # fluid climbs at the chest wall, or stands level
         lean, soft = rng.choice([0, 0.4]) * u**2, soft / 4
     place = {
@@ -281,8 +259,8 @@ def _zone(lung: np.ndarray, zone: str, rng: np.random.Generator) -> np.ndarray:
 
 def _tissue(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The level of soft tissue, continued into the lungs: float32 (H, W)."""
-    small = cv2.resize(image, (_GRID, _GRID), interpolation=cv2.INTER_AREA).astype(np.float32)
-    lung = cv2.resize(mask, (_GRID, _GRID), interpolation=cv2.INTER_NEAREST)
+    small = cv2.resize(image, (GRID, GRID), interpolation=cv2.INTER_AREA).astype(np.float32)
+    lung = cv2.resize(mask, (GRID, GRID), interpolation=cv2.INTER_NEAREST)
     near = cv2.dilate(lung, np.ones((15, 15), np.uint8)) > 0
     body = near & (cv2.dilate(lung, np.ones((3, 3), np.uint8)) == 0)
     # Air beside the patient, and gas, are no tissue.
