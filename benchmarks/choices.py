@@ -94,7 +94,8 @@ def training_cases(choice: str, cases: Cases) -> Cases:
         return chosen.take(np.r_[of["shenzhen"], np.resize(of["montgomery"], len(of["shenzhen"]))])
     if choice == "pseudo-labels on the films without mask":
         bare = cases.take(np.flatnonzero(cases.index["has_mask"] == 0))
-        masks = np.array(segmented(Segmenter.load("unet"), bare.images))
+        # All of Shenzhen; by a network that has not seen Montgomery, on which it may be scored.
+        masks = np.array(segmented(Segmenter.load("unet-shenzhen"), bare.images))
         images = np.concatenate([chosen.images, bare.images])
         index = pd.concat([chosen.index, bare.index.assign(has_mask=1)], ignore_index=True)
         digest = f"{chosen.digest} pseudo-labels"

@@ -80,11 +80,12 @@ def test_a_soft_heart_is_grey_beside_its_lung_and_nothing_else_changes(seed):
     changed = (soft != image) & (np.abs(soft.astype(int) - image) > 1)
     assert not changed[mask == 1].any() and not changed[RIGHT].any()
     assert not changed[: SIZE // 3].any()  # from 0.3 of the lungs' height downwards
-    # Half-way up the lower part the way to the lung's level, 60, is nearly done at its edge.
+    # Tissue of 180 comes near to the lung's 60 at its edge, and less so at the middle.
     row, edge = round(0.72 * SIZE), round(0.66 * SIZE)
     assert soft[row, edge - 1] < 105 and soft[row, SIZE // 2 + 1] > 120
     turned = bedside.soften_heart(image[:, ::-1], mask[:, ::-1], 1.0, rng(seed))[:, ::-1]
-    assert np.abs(turned.astype(int) - soft).mean() < 3
+    changed_by, apart = np.abs(soft.astype(int) - image), np.abs(soft.astype(int) - turned)
+    assert apart.mean() < 0.2 * changed_by.mean()
 
 
 def test_softness_is_the_share_of_the_way_to_the_lungs_level():
