@@ -107,7 +107,7 @@ def test_all_open_alike(name):
     assert re.search(badge + rf"\(https://colab\.\S+/blob/main/notebooks/{name}\.ipynb\)", title)
     assert form.startswith("## Parameters") and setting_up.startswith("## Set up")
     assert cells[2]["metadata"]["tags"] == ["parameters"] and parameters.startswith("WORKSPACE")
-    assert len(bootstrap.splitlines()) <= 8
+    assert len(bootstrap.splitlines()) <= 9
     assert bootstrap == "".join(load(NAMES[0])["cells"][4]["source"])
     assert "show_versions()" in versions
 

@@ -293,5 +293,6 @@ def test_the_terms_stand_beside_the_weights():
         "10.1109/TMI.2013.2284099",
         "10.1109/TMI.2013.2290491",
         "1803.01199",
+        "Apache License 2.0",
     ):
         assert said in terms
