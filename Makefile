@@ -7,6 +7,7 @@
 #                            every result again, from the shipped weights; either may be left out;
 #                            EXTERNAL may be a set of yours, which is scored but not recorded;
 #                            HEART=in says that its masks include the lung behind the heart
+# make page                  the page that finds lungs in the browser, at http://127.0.0.1:8080
 # make lint                  ruff alone
 # make set-repository URL=…  the repository's address in badges, notebooks and README
 # make clean                 removes .venv and caches; the workspace stays
@@ -17,7 +18,7 @@ READY := .venv/ready$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 CONSTRAINTS := tests/constraints-colab.txt
 RUN_SERIES := .venv/bin/python -m tools.series
 
-.PHONY: help demo test backends soak real benchmark lint clean set-repository
+.PHONY: help demo test backends soak real benchmark page lint clean set-repository
 help:
 	@sed -n 's/^# \{0,1\}//; /^$$/q; p' Makefile
 
@@ -43,6 +44,9 @@ benchmark: $(READY)
 	.venv/bin/python -m benchmarks.score_shipped --workspace workspace/benchmark \
 	  $(if $(DATA),--data "$(DATA)") $(if $(EXTERNAL),--external "$(EXTERNAL)") \
 	  $(if $(HEART),--heart "$(HEART)")
+
+page: $(READY)
+	.venv/bin/python -m tools.page
 
 lint: $(READY)
 	.venv/bin/ruff check .

@@ -18,8 +18,8 @@ from benchmarks.choices import EVAL_SIZE, score
 from lungseg_utils import load_prepared, load_run, open_workspace
 from lungseg_utils.files.records import write_atomically
 from lungseg_utils.preparation.cases import Cases
+from lungseg_utils.segment.network import SHIPPED, load_shipped
 from lungseg_utils.segment.segmenter import Segmenter
-from lungseg_utils.segment.shipped import SHIPPED, load_shipped
 
 TABLE = Path(__file__).with_name("half_precision.csv")
 ALLOWED = 0.0005

@@ -16,9 +16,14 @@ from tqdm.auto import tqdm
 
 from benchmarks.film_levels import films_of, read_films
 from lungseg_utils.evaluation.metrics import dice
-from lungseg_utils.segment.network import ExportedRun, Predictor, predict_images
+from lungseg_utils.segment.network import (
+    NETWORKS,
+    ExportedRun,
+    Predictor,
+    load_shipped,
+    predict_images,
+)
 from lungseg_utils.segment.postprocess import clean_mask, to_mask
-from lungseg_utils.segment.shipped import NETWORKS, load_shipped
 
 LARGEST_DIFFERENCE = 1e-3
 SMALLEST_DICE = 0.9995

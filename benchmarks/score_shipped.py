@@ -45,16 +45,17 @@ from lungseg_utils.evaluation.scoring import score_run
 from lungseg_utils.files.records import read_json, write_atomically, write_json
 from lungseg_utils.preparation.arrays import data_digest, prepare
 from lungseg_utils.preparation.cases import Cases
-from lungseg_utils.segment.network import ExportedRun, predict_images
-from lungseg_utils.segment.predict import predict_in_batches
-from lungseg_utils.segment.shipped import (
+from lungseg_utils.segment.network import (
     CROSS_SET,
     INDEX,
     NETWORKS,
     SHIPPED,
     WEIGHTS,
+    ExportedRun,
     load_shipped,
+    predict_images,
 )
+from lungseg_utils.segment.predict import predict_in_batches
 from lungseg_utils.workspace import Workspace, open_workspace
 
 RESULTS = "results.json"

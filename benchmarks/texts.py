@@ -17,7 +17,7 @@ from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.intervals import MINIMUM_PATIENTS, RESAMPLES
 from lungseg_utils.evaluation.summaries import HEADLINE, TAILS, format_interval
 from lungseg_utils.files.records import differing
-from lungseg_utils.segment.shipped import CROSS_SET
+from lungseg_utils.segment.network import CROSS_SET
 
 TEMPLATES = Path(__file__).with_name("templates")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"

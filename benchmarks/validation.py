@@ -19,8 +19,7 @@ from benchmarks.choices import EVAL_SIZE, figures
 from lungseg_utils import load_prepared, load_run, open_workspace
 from lungseg_utils.files.records import write_atomically
 from lungseg_utils.preparation.cases import Cases
-from lungseg_utils.segment.network import ExportedRun
-from lungseg_utils.segment.shipped import NETWORKS, load_shipped
+from lungseg_utils.segment.network import NETWORKS, ExportedRun, load_shipped
 from lungseg_utils.training.runs import Run
 
 TABLE = Path(__file__).with_name("validation.csv")

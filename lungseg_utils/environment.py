@@ -29,10 +29,11 @@ PACKAGES = (
 )
 
 
-# What some kinds of film need, as in pyproject.toml.
+# What some kinds of film, and many machines, need, as in pyproject.toml.
 EXTRAS = {
     "dicom": ("pydicom>=3.0", "pylibjpeg[all]>=2.0", "highdicom>=0.25"),
     "nifti": ("nibabel>=5.2",),
+    "ray": ("ray[data]>=2.40",),
 }
 
 

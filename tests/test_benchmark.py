@@ -18,7 +18,7 @@ from benchmarks.texts import BEGIN, END
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.manifest import load_manifest
 from lungseg_utils.phantom.sets import write_phantom_bundle
-from lungseg_utils.segment.shipped import SHIPPED
+from lungseg_utils.segment.network import SHIPPED
 from lungseg_utils.training.config import TrainingConfig
 
 SIZE = 32

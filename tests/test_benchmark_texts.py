@@ -19,7 +19,7 @@ from benchmarks.texts import (
     split_at_markers,
 )
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.segment.shipped import INDEX, WEIGHTS
+from lungseg_utils.segment.network import INDEX, WEIGHTS
 
 SHOWN = {"iou": 3, "hd95_px": 1, "assd_px": 2}
 

@@ -12,7 +12,7 @@ from benchmarks import choices
 from benchmarks.corruptions import CORRUPTIONS
 from benchmarks.hard import HARD
 from lungseg_utils.files.records import read_json
-from lungseg_utils.segment.shipped import INDEX, NETWORKS, WEIGHTS
+from lungseg_utils.segment.network import INDEX, NETWORKS, WEIGHTS
 from tests.scored import lungs, make_cases
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "choices.py"

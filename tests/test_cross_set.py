@@ -13,7 +13,7 @@ from lungseg_utils.evaluation.cross_set import (
 )
 from lungseg_utils.files.records import write_json
 from lungseg_utils.preparation.imaging import Preprocessing
-from lungseg_utils.segment.shipped import INDEX, WEIGHTS
+from lungseg_utils.segment.network import INDEX, WEIGHTS
 from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.workspace import Workspace
 from tests.scored import lungs, make_cases

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb, to_rgba
 from scored import lungs, make_scores
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.evaluation.summaries import paired_differences, summarise
+from lungseg_utils.evaluation.summaries import paired_differences, risk_coverage, summarise
 from lungseg_utils.figures import images, scores
 from lungseg_utils.figures.drawing import (
     MODEL_COLOURS,
@@ -209,6 +209,17 @@ def test_nothing_to_draw_is_said(draw):
         draw(table.assign(stage="raw"))
 
 
+def test_risk_rises_with_coverage_where_trust_is_right():
+    curve = risk_coverage(np.array([0.5, 0.9, 0.7]), np.array([1, 3, 2]))
+    (axes,) = scores.trust_curves({"unet": curve}).axes
+    (line,) = axes.get_lines()
+    assert line.get_label() == "unet"
+    assert line.get_xdata() == pytest.approx([1 / 3, 2 / 3, 1])
+    assert line.get_ydata() == pytest.approx([0.1, 0.2, 0.3])
+    with pytest.raises(LungsegError, match="at least one row"):
+        scores.trust_curves({})
+
+
 # Every figure
 
 
@@ -225,6 +236,7 @@ def figures() -> dict[str, object]:
         "distributions": scores.distributions(table),
         "differences": scores.differences(paired_differences(table)),
         "subgroups": scores.subgroups(summarise(table), "unet"),
+        "risk": scores.trust_curves({long: risk_coverage(np.linspace(0, 1), np.ones(50))}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 from itertools import product
@@ -221,7 +222,7 @@ def test_of_no_lung_nothing_is_labelled():
     assert not label_lungs(drawn()).any()
     row = describe_lungs(segmentation(drawn()))
     assert (row["right_pixels"], row["left_mm2"], row["left_box"]) == (0, 0, None)
-    assert row["note"] == "no lung was found"
+    assert row["look"] and row["reason"] == "no lung was found"
 
 
 def segmentation(mask: np.ndarray) -> Segmentation:
@@ -252,7 +253,23 @@ def test_the_figures_of_rectangles_by_hand():
     assert (row["right_mm2"], row["left_mm2"]) == (200.0, 800.0)
     assert (row["right_centroid_x"], row["right_centroid_y"]) == (34.5, 69.5)
     assert (row["right_box"], row["left_box"]) == ("30 20 10 100", "150 20 40 100")
-    assert row["note"] == "the left lung has 4.00 times the right's area"
+    assert row["look"] and row["reason"] == "the left lung has 4.00 times the right's area"
+
+
+def test_what_is_unlike_any_film_is_to_be_looked_at():
+    assert segmentation(RIGHT | LEFT).look == ""
+    assert segmentation(RIGHT).look == "one lung missing"
+    # 9 of the 200 rows of the film's left edge are no more than a tip; 11 are.
+    for rows, told in ((9, ""), (11, "lungs touch the film's edge")):
+        mask = RIGHT | LEFT
+        mask[100 : 100 + rows, :60] = 1
+        assert segmentation(mask).look == told
+    doubted = dataclasses.replace(
+        segmentation(RIGHT | LEFT), expected_dice=0.61237, doubts="networks disagree"
+    )
+    row = describe_lungs(doubted)
+    assert (row["expected_dice"], row["look"]) == (0.6124, True)
+    assert row["reason"] == "networks disagree"
 
 
 # What is written

@@ -30,6 +30,7 @@ ORDER = (
         "evaluation",
         "figures",
         "verify",
+        "cluster",
         "__main__",
     ),
 )
@@ -60,14 +61,14 @@ def test_lines_of_code_are_counted_without_words(tmp_path):
 
 
 def test_the_package_is_small():
-    assert len(MODULES) <= 70
-    assert sum(map(code_lines, MODULES)) <= 8850
+    assert len(MODULES) <= 72
+    assert sum(map(code_lines, MODULES)) <= 9250
     long = {path.name: n for path in MODULES if (n := len(path.read_text().splitlines())) > 350}
     assert long == {}
 
 
 def test_the_tests_are_small():
-    assert sum(map(code_lines, (REPOSITORY / "tests").rglob("*.py"))) <= 11200
+    assert sum(map(code_lines, (REPOSITORY / "tests").rglob("*.py"))) <= 11700
 
 
 @pytest.mark.parametrize("top", ["lungseg_utils", "tools"])
@@ -191,7 +192,7 @@ def test_the_way_of_one_xray_is_short(tmp_path):
     ways = stages(tmp_path)
     assert len(ways["fetch a zip"].modules) <= 7
     assert len(ways["prepare"].modules) <= 7
-    assert len(ways["segment a film"].modules) <= 6
+    assert len(ways["segment a film"].modules) <= 7
     for way in ways.values():
         assert max(way.opened.values()) == 1
     # An X-ray and the masks of its two lungs, or the one of both.

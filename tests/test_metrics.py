@@ -52,6 +52,13 @@ def test_overlap_of_two_squares():
     assert metrics.accuracy(one, other) == pytest.approx(1 - 100 / 1600)
 
 
+def test_agreement_is_the_mean_of_all_pairs():
+    rows = np.zeros((3, 12, 12), np.uint8)
+    rows[0, :4], rows[1, :8], rows[2, :] = 1, 1, 1
+    # Dice 2·4/12, 2·4/16 and 2·8/20.
+    assert metrics.agreement(rows) == pytest.approx((2 / 3 + 1 / 2 + 4 / 5) / 3)
+
+
 def test_distances_of_two_shifted_squares():
     one, other = square(10, 10, 10), square(10, 15, 10)
     there, back = metrics.surface_distances(one, other)

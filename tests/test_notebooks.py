@@ -17,7 +17,7 @@ from lungseg_utils.files.records import read_json
 from lungseg_utils.manifest import SOURCES
 from lungseg_utils.models.registry import model_options
 from lungseg_utils.preparation.augmentation import get_augmentation
-from lungseg_utils.segment.shipped import INDEX, SHIPPED, WEIGHTS
+from lungseg_utils.segment.network import INDEX, SHIPPED, WEIGHTS
 from lungseg_utils.training.config import TrainingConfig
 from tools.parameters import read_parameters
 from tools.plan import apply_recipe, find_steps, read_recipe

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from lungseg_utils.environment import EXTRAS
-from lungseg_utils.segment.shipped import CROSS_SET
+from lungseg_utils.segment.network import CROSS_SET
 
 LOAD = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import lungseg_utils
 from lungseg_utils.manifest import count_splits, default_manifest_path, load_manifest
-from lungseg_utils.segment.shipped import WEIGHTS
+from lungseg_utils.segment.network import WEIGHTS
 cases = load_manifest()
 terms = WEIGHTS / "LICENSE"
 assert terms.is_file()

@@ -45,6 +45,8 @@ def addresses(root: Path) -> dict[str, str]:
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found["CITATION.cff"] = citation["repository-code"]
     found |= {f"pyproject {name}": address for name, address in project["urls"].items()}
+    (site,) = re.findall(r"https://(\S+)\.github\.io/([\w.-]+)/", (root / "README.md").read_text())
+    found["page"] = "https://github.com/" + "/".join(site)
     (clone,) = re.findall(r"git clone (\S+)", (root / "CONTRIBUTING.md").read_text())
     return found | {"CONTRIBUTING.md": clone}
 
@@ -67,7 +69,9 @@ def test_the_command_changes_every_place(copy):
         assert old.removeprefix("https://") not in text
         # Nothing else changed, to the byte: put the old address back and compare.
         new_pair, old_pair = (url.removeprefix("https://github.com/") for url in (NEW, old))
-        assert text.replace(new_pair, old_pair).encode() == content
+        text = text.replace(new_pair, old_pair)
+        sites = ("{}.github.io/{}".format(*pair.split("/")) for pair in (new_pair, old_pair))
+        assert text.replace(*sites).encode() == content
 
 
 def test_addresses_that_only_begin_alike_stay(copy):

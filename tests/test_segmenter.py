@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.segment import shipped
+from lungseg_utils.segment import network as shipped
 from lungseg_utils.segment.films import Film
 from lungseg_utils.segment.lungs import Segmentation
 from lungseg_utils.segment.segmenter import Segmenter
@@ -116,5 +116,6 @@ def test_a_name_loads_shipped_weights_and_a_path_a_run(tmp_path, monkeypatch):
     for given in ("unet", *folders):
         Segmenter.load(given)
     Segmenter.load()
-    by_name = ("load_shipped", "unet")
-    assert loaded == [by_name, *(("load_run", Path(folder)) for folder in folders), by_name]
+    by_name = [("load_shipped", name) for name in ("unet", "unetpp", "pix2pix")]
+    of_folders = [("load_run", Path(folder)) for folder in folders]
+    assert loaded == [*by_name, *of_folders, *by_name]

@@ -16,9 +16,16 @@ from lungseg_utils.models.onnx_graph import keras_weights
 from lungseg_utils.models.registry import NETWORKS, build_model
 from lungseg_utils.phantom.sets import render_phantom
 from lungseg_utils.preparation.imaging import resize_mask
-from lungseg_utils.segment.network import export_onnx, load_onnx, predict_images
+from lungseg_utils.segment.network import (
+    CROSS_SET,
+    SHIPPED,
+    WEIGHTS,
+    export_onnx,
+    load_onnx,
+    load_shipped,
+    predict_images,
+)
 from lungseg_utils.segment.segmenter import Segmenter
-from lungseg_utils.segment.shipped import CROSS_SET, SHIPPED, WEIGHTS, load_shipped
 from lungseg_utils.training.config import TrainingConfig
 from lungseg_utils.training.runs import Run
 from lungseg_utils.training.train import train

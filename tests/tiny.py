@@ -68,7 +68,7 @@ class Darkness:
     def __init__(self, weight: float = 0) -> None:
         self.weights_sha256 = f"{weight:064}"  # tells it from others, and does nothing
 
-    def load_predictor(self):
+    def load_predictor(self, threads: int = 0):
         return lambda images: 1 - images
 
 

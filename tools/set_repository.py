@@ -1,7 +1,7 @@
 """Set the repository's address everywhere: `python -m tools.set_repository URL`.
 
 The address stands in the badges of notebooks and README, in the notebooks' REPOSITORY, in
-pyproject.toml and in CITATION.cff.
+pyproject.toml and in CITATION.cff; where GitHub Pages serves the page follows from it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _PARAMETER = re.compile(
     r'(?P<name>REPOSITORY = \\")[^"\\]*'
     r'(?P<form>\\"  # @param \{type:\\"string\\"\})(  # fmt: skip)?'
 )
+_SITE = re.compile(r"(?<=https://)[^/\s]+\.github\.io/[\w.-]+(?=/)")
 _LINE_LENGTH = 100
 
 
@@ -90,11 +91,17 @@ def set_repository(address: str, root: Path) -> list[Path]:
         before = path.read_bytes().decode("utf-8")
         after = mention.sub(new.removeprefix("https://"), before)
         after = _BADGE.sub(new.removeprefix("https://github.com/"), after)
+        after = _SITE.sub(_site_of(new), after)
         after = _PARAMETER.sub(lambda match: _parameter_line(match, new), after)
         if after != before:
             path.write_bytes(after.encode("utf-8"))
             changed.append(path)
     return changed
+
+
+def _site_of(address: str) -> str:
+    owner, name = address.removeprefix("https://github.com/").split("/")
+    return f"{owner}.github.io/{name}"
 
 
 def _parameter_line(match: re.Match, address: str) -> str:

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from lungseg_utils.errors import LungsegError
 from lungseg_utils.files.records import write_atomically, write_json
-from lungseg_utils.segment.network import onnx_content, predicting_part
-from lungseg_utils.segment.shipped import (
+from lungseg_utils.segment.network import (
     INDEX,
     SHIPPED,
     WEIGHTS,
     check_shipped_name,
+    onnx_content,
+    predicting_part,
     read_shipped_index,
 )
 from lungseg_utils.training.runs import RECORD, Run, load_run

@@ -11,9 +11,8 @@ from lungseg_utils.errors import LungsegError
 from lungseg_utils.evaluation.scoring import SCORE_COLUMNS, score_run
 from lungseg_utils.manifest import SOURCES
 from lungseg_utils.preparation.imaging import resize_image
-from lungseg_utils.segment.network import ExportedRun
+from lungseg_utils.segment.network import CROSS_SET, WEIGHTS, ExportedRun, load_shipped
 from lungseg_utils.segment.predict import predict_in_batches
-from lungseg_utils.segment.shipped import CROSS_SET, WEIGHTS, load_shipped
 from lungseg_utils.training.runs import RECORD, Run, load_run
 
 if TYPE_CHECKING:

@@ -6,6 +6,9 @@ is always (x, y): the size of a pixel across and down.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import cv2
 import numpy as np
 from scipy import ndimage
@@ -23,6 +26,11 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     prediction, truth = _checked(prediction, truth)
     total = np.count_nonzero(prediction) + np.count_nonzero(truth)
     return 2 * np.count_nonzero(prediction & truth) / total if total else 1.0
+
+
+def agreement(masks: Sequence[np.ndarray]) -> float:
+    """Mean Dice of every two of several masks of one film, in [0, 1] (Zenk et al. 2025)."""
+    return float(np.mean([dice(one, other) for one, other in combinations(masks, 2)]))
 
 
 def iou(prediction: np.ndarray, truth: np.ndarray) -> float:

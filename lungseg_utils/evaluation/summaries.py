@@ -217,6 +217,22 @@ def groups_of(cases: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
                 yield f"{factor}={level}", cases[values == level]
 
 
+def risk_coverage(dice: np.ndarray, trust: np.ndarray) -> pd.DataFrame:
+    """What is lost where only the masks that are trusted most are used without a look.
+
+    Args:
+        dice: Of each case.
+        trust: Of each case, higher for better masks, in whatever unit.
+
+    Returns:
+        A row a case, the most trusted first: `coverage`, the share of cases up to it, and `risk`,
+        their mean of 1 − Dice (Geifman and El-Yaniv 2017, arXiv 1705.08500).
+    """
+    loss = 1 - np.asarray(dice)[np.argsort(-np.asarray(trust), kind="stable")]
+    count = np.arange(1, len(loss) + 1)
+    return pd.DataFrame({"coverage": count / len(loss), "risk": np.cumsum(loss) / count})
+
+
 def _differences(
     cases: pd.DataFrame, compared: str, kept: str, pairs: list[tuple[str, str]]
 ) -> pd.DataFrame:

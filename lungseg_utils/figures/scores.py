@@ -151,6 +151,24 @@ def subgroups(
     return figure
 
 
+def trust_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Mean loss of Dice over the cases trusted most, by how many these are.
+
+    Args:
+        curves: By model, from `evaluation.summaries.risk_coverage`.
+    """
+    if not curves:
+        raise _nothing("curves")
+    figure, axes = _figure(1, 1, 3.6)
+    for (name, curve), colour in zip(curves.items(), _colours(list(curves)).values(), strict=True):
+        axes.plot(curve["coverage"], curve["risk"], color=colour, lw=1.8, label=name)
+    _name(axes, "Risk and coverage", "Share of cases, the most trusted first", "Mean of 1 − Dice")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=SMALL)
+    return figure
+
+
 def _boxes(
     cases: pd.DataFrame, metric: str, stage: str, factor: str, levels: Mapping[str, str]
 ) -> Figure:

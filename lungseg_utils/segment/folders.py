@@ -182,7 +182,7 @@ class ResultFolder:
         def work(file: str) -> None:
             paths, former = self._paths(entries[file]), entries[file]
             wanted = {kind: paths[kind] for kind in kinds}
-            entry = former | _make(file, images[file], wanted, make)
+            entry = former | make_one(file, images[file], wanted, make)
             if entry["sha256"] != former["sha256"]:  # what was made beside is of other bytes
                 for kind in paths.keys() - (wanted if entry["sha256"] else {}):
                     paths[kind].unlink(missing_ok=True)
@@ -221,9 +221,12 @@ class ResultFolder:
         for name in (self.table, *self.extras):
             (self.out / name).unlink(missing_ok=True)
 
-    def _paths(self, entry: dict) -> dict[str, Path]:
-        name = entry["output"].removesuffix(".png")
+    def place(self, name: str) -> dict[str, Path]:
+        """Where the results of an image lie by their kinds; its name is that of `name_outputs`."""
         return {kind: self.out / place.format(name) for kind, place in self.places.items()}
+
+    def _paths(self, entry: dict) -> dict[str, Path]:
+        return self.place(entry["output"].removesuffix(".png"))
 
     def _plan(
         self,
@@ -291,10 +294,14 @@ class ResultFolder:
         return rows
 
 
-def _make(
+def make_one(
     file: str, read: Callable[[], bytes], paths: dict[str, Path], make: Callable
 ) -> dict[str, object]:
-    """Make an image's results; returns what its entry gets."""
+    """Make an image's results as `ResultFolder.fill` does.
+
+    Returns:
+        Its entry in the record: `sha256` of its bytes, `absent` results, and its `row`.
+    """
     try:
         # Read once, so that the digest is that of the bytes that were used.
         content = read()

@@ -18,6 +18,8 @@ _SIDES = {"right": RIGHT, "left": LEFT}
 # three, left to right is from 0.36 to 2.2 (`python -m benchmarks.film_levels`).
 _USUAL_SHARE = 0.08, 0.41
 _USUAL_RATIO = 0.3, 2.2
+# How much of one edge of the film lungs may touch, as a fraction of it.
+_USUAL_CONTACT = 0.05
 # Where lungs are told apart by eroding what joins them, on a copy of this size.
 _SMALL_SIDE = 512
 _COLUMNS_A_LUNG = {
@@ -42,6 +44,9 @@ LUNG_COLUMNS = {
     "greys": "string",
     "view": "string",
     "projection": "string",
+    "expected_dice": "Float64",
+    "look": "boolean",
+    "reason": "string",
     "seconds": "Float64",
     "note": "string",
 }
@@ -61,12 +66,17 @@ class Segmentation:
         mask: uint8 {0, 1} `(H, W)`, post-processed.
         inverted: Whether black and white are exchanged on this film even after its file has been
             obeyed, so that its lungs are bright; they were then found on its inverse.
+        expected_dice: In [0, 1], how well the mask would agree with a reader's; None where other
+            networks were not asked.
+        doubts: What they, and the mask's outline, have against it; empty where nothing.
     """
 
     film: Film
     coarse: np.ndarray
     mask: np.ndarray
     inverted: bool = False
+    expected_dice: float | None = None
+    doubts: str = ""
 
     @property
     def image(self) -> np.ndarray:
@@ -100,8 +110,8 @@ class Segmentation:
         """uint8 `(H, W, 3)` RGB: the X-ray with the outlines of right (blue) and left (orange)."""
         return self.draw_overlay()
 
-    def draw_overlay(self, longest_side: int | None = None) -> np.ndarray:
-        """`overlay` at its own size, or so that its longer side has at most so many pixels."""
+    def draw_overlay(self, longest_side: int | None = None, fill: float = 0.0) -> np.ndarray:
+        """`overlay`, its longer side of at most so many pixels, its lungs filled so densely."""
         image, labels = self.image, self.labels
         scale = min(1.0, (longest_side or max(image.shape)) / max(image.shape))
         if scale < 1:
@@ -109,12 +119,23 @@ class Segmentation:
             image = resize_image(image, size)
             labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
         picture = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+        for label, colour in _COLOURS_BGR.items() if fill else ():
+            inside = labels == label
+            picture[inside] = np.rint((1 - fill) * picture[inside] + fill * np.array(colour))
         width = max(1, round(max(image.shape) / 256))
         for label, colour in _COLOURS_BGR.items():
             lung = cv2.inRange(labels, label, label)
             outlines, _ = cv2.findContours(lung, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(picture, outlines, -1, colour, width, cv2.LINE_AA)
         return picture[..., ::-1]
+
+    @cached_property
+    def look(self) -> str:
+        """Why somebody should look at the mask; empty where nothing is unusual."""
+        right, left = (int((self.labels == label).sum()) for label in (RIGHT, LEFT))
+        return (
+            _unusual(self.lung_fraction, left / right if right else 0.0, self.mask) or self.doubts
+        )
 
     @property
     def lung_fraction(self) -> float:
@@ -237,18 +258,25 @@ def describe_lungs(result: Segmentation) -> dict[str, object]:
         "greys": header.greys or None,
         "view": header.view or None,
         "projection": header.projection or None,
-        "note": _doubts(share, ratio or 0),
+        "expected_dice": result.expected_dice and round(result.expected_dice, 4),
+        "look": bool(result.look),
+        "reason": result.look or None,
     }
 
 
-def _doubts(share: float, ratio: float) -> str | None:
+def _unusual(share: float, ratio: float, mask: np.ndarray) -> str:
     """What is unlike all films that the network was trained on, so that somebody should look."""
     if not share:
         return "no lung was found"
     if not ratio:
-        return "one lung was found"
+        return "one lung missing"
     low, high = _USUAL_SHARE
     if not low <= share <= high:
         return f"lungs fill {share:.1%} of the film, which is unusual"
     low, high = _USUAL_RATIO
-    return None if low <= ratio <= high else f"the left lung has {ratio:.2f} times the right's area"
+    if not low <= ratio <= high:
+        return f"the left lung has {ratio:.2f} times the right's area"
+    height, width = mask.shape
+    edges = max(mask[0].sum() / width, mask[-1].sum() / width)
+    edges = max(edges, mask[:, 0].sum() / height, mask[:, -1].sum() / height)
+    return "lungs touch the film's edge" if edges > _USUAL_CONTACT else ""

@@ -1,4 +1,9 @@
-"""Networks as ONNX files, which ONNX Runtime runs without Keras."""
+"""Networks as ONNX files, which ONNX Runtime runs without Keras.
+
+Some travel with the package, and are verified before they are loaded;
+`python -m tools.ship_weights` puts them there. Their terms are in `weights/LICENSE`: for research,
+not for commercial use, no medical device.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lungseg_utils.errors import LungsegError, MissingInputError
-from lungseg_utils.files.records import write_atomically
+from lungseg_utils.files.records import require_record, write_atomically
+from lungseg_utils.models.registry import NETWORKS
 from lungseg_utils.preparation.imaging import to_model_input
+from lungseg_utils.segment.quality import Quality
 from lungseg_utils.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -25,6 +32,13 @@ if TYPE_CHECKING:
 # float32 (N, size, size, 1) in [0, 1] to a probability of the same shape.
 Predictor = Callable[[np.ndarray], np.ndarray]
 
+# Trained on the one source alone, scored on all masks of the other; in a checkout only.
+CROSS_SET = {"unet-shenzhen": "montgomery", "unet-montgomery": "shenzhen"}
+SHIPPED = (*NETWORKS, *CROSS_SET)
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+INDEX = "weights.json"
+QUALITY = "quality.npz"
+_INSTALL_AGAIN = "Install lungseg_utils again, or restore its folder `weights` from the repository."
 _CONFIG = "training_config"
 _WHOLE = "A network's file is whole, as export_onnx wrote it."
 _EXPORT_AGAIN = "Export it again from its run, with export_onnx."
@@ -138,6 +152,84 @@ def load_onnx(path: Path | str) -> ExportedRun:
     except (ValueError, KeyError, TypeError) as error:
         raise LungsegError(_WHOLE, f"{path} ({error!r})", _EXPORT_AGAIN) from error
     return ExportedRun(path.stem, config, {}, content)
+
+
+def load_shipped(name: str, folder: Path | str = WEIGHTS) -> ExportedRun:
+    """Read a shipped network, once its SHA-256 is that of `weights.json`.
+
+    Args:
+        name: One of `SHIPPED`.
+        folder: Where `weights.json` and the files it names lie.
+
+    Raises:
+        MissingInputError: No weights of this name are there.
+        LungsegError: The name is unknown, or the file is truncated or altered.
+    """
+    check_shipped_name(name)
+    folder = Path(folder)
+    record, path = read_shipped_index(folder).get(name), folder / f"{name}.onnx"
+    if record is None or not path.is_file():
+        raise MissingInputError(
+            f"Shipped weights are a file and an entry in {INDEX}.",
+            f"no {'entry for ' + name if record is None else path.name} in {folder}",
+            "This network is part of a checkout only." if name in CROSS_SET else _INSTALL_AGAIN,
+        )
+    # What is verified is what is used: the file is read only once.
+    content = path.read_bytes()
+    try:
+        if (found := hashlib.sha256(content).hexdigest()) != record["sha256"]:
+            raise ValueError(f"SHA-256 {found} of {len(content):,} bytes, not {record['sha256']}")
+        return ExportedRun(name, TrainingConfig.from_dict(record["config"]), record, content)
+    except (ValueError, KeyError) as error:
+        raise LungsegError(
+            f"Shipped weights are those that {INDEX} describes.",
+            f"{path} ({error!r})",
+            _INSTALL_AGAIN,
+        ) from error
+
+
+def load_quality(folder: Path | str = WEIGHTS) -> Quality:
+    """Read what tells how far masks of the shipped networks can be trusted.
+
+    Raises:
+        MissingInputError: It is not there.
+        LungsegError: It is damaged, or was fitted for other weights than those beside it.
+    """
+    path = Path(folder) / QUALITY
+    rule = f"{QUALITY} is whole, and was fitted for the networks that {INDEX} describes."
+    if not path.is_file():
+        raise MissingInputError(rule, f"no {path}", _INSTALL_AGAIN)
+    try:
+        quality = Quality.from_bytes(path.read_bytes())
+    except ValueError as error:
+        raise LungsegError(rule, f"{path} ({error})", _INSTALL_AGAIN) from error
+    index = read_shipped_index(Path(folder))
+    if quality.networks != {name: index[name]["sha256"] for name in NETWORKS}:
+        advice = "Run `python -m benchmarks.quality --fit` after other weights were shipped."
+        raise LungsegError(rule, f"{path} is for others", advice)
+    return quality
+
+
+def read_shipped_index(folder: Path) -> dict[str, dict]:
+    """The entries of `weights.json` by name; none where the folder has no such file.
+
+    Raises:
+        LungsegError: It is damaged.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        return {}
+    return require_record(path, (), f"{INDEX} is whole, as it was shipped.", _INSTALL_AGAIN)
+
+
+def check_shipped_name(name: str) -> None:
+    """Refuse a name that is not one of `SHIPPED`."""
+    if name not in SHIPPED:
+        raise LungsegError(
+            f"Shipped weights are {', '.join(SHIPPED)}.",
+            repr(name),
+            "Correct the name; a network of yours is loaded by its run's folder.",
+        )
 
 
 def predict_images(run: Run | ExportedRun, predictor: Predictor, images: np.ndarray) -> np.ndarray:

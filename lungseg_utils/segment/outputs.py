@@ -145,7 +145,8 @@ def write_gallery(
 ) -> Path:
     """Write one page of all films with their outlines, that opens from the disk.
 
-    Films are sorted by name; the page has a search, a filter and an order of its own.
+    Films to look at come first, then those of which least is expected; the page has a search, a
+    filter and other orders.
 
     Args:
         path: The page.
@@ -158,33 +159,46 @@ def write_gallery(
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(before)
-            for row in sorted(rows, key=lambda row: str(row["file"])):
+            for row in sorted(rows, key=_trust):
                 file.write(_figure(row, pictures[str(row["file"])]))
             file.write(after)
 
     return write_atomically(path, write)
 
 
+def _trust(row: Mapping[str, object]) -> tuple[bool, bool, float, str]:
+    """What was not segmented first, then what is to be looked at, then by the expected Dice."""
+    expected = row.get("expected_dice")
+    return (
+        not row.get("error"),
+        not row.get("look"),
+        1.0 if expected is None else float(expected),
+        str(row["file"]),
+    )
+
+
 def _figure(row: Mapping[str, object], picture: Path) -> str:
-    name, error, note = (str(row.get(key) or "") for key in ("file", "error", "note"))
-    state = "error" if error else "note" if note else "whole"
+    name, error, *others = (str(row.get(key) or "") for key in ("file", "error", "reason", "note"))
+    state = "error" if error else "look" if row.get("look") else "whole"
     shown = '<div class="none">no picture</div>'
     if picture.is_file():
         data = base64.b64encode(picture.read_bytes()).decode("ascii")
         alt = html.escape(f"{name} with the outlines of its lungs", quote=True)
         shown = f'<img loading="lazy" alt="{alt}" src="data:image/jpeg;base64,{data}">'
     lines = f'<div class="error">{html.escape(error)}</div>' if error else _facts(row)
-    lines += f'<div class="error">{html.escape(note)}</div>' if note else ""
-    text = html.escape(f"{name} {error} {note}".lower(), quote=True)
+    lines += "".join(f'<div class="error">{html.escape(one)}</div>' for one in others if one)
+    text = html.escape(" ".join((name, error, *others)).lower(), quote=True)
     return (
         f'<figure data-state="{state}" data-share="{row.get("lung_fraction") or 0}" '
-        f'data-text="{text}">{shown}<figcaption><div class="name">{html.escape(name)}</div>'
-        f"{lines}</figcaption></figure>\n"
+        f'data-name="{html.escape(name, quote=True)}" data-text="{text}">{shown}<figcaption>'
+        f'<div class="name">{html.escape(name)}</div>{lines}</figcaption></figure>\n'
     )
 
 
 def _facts(row: Mapping[str, object]) -> str:
     facts = {"lungs": f"{float(row['lung_fraction']):.1%} of the film"}
+    if row.get("expected_dice") is not None:
+        facts["Dice"] = f"about {float(row['expected_dice']):.2f} expected"
     for side in ("right", "left"):
         area = row.get(f"{side}_mm2")
         facts[side] = f"{float(row[f'{side}_share']):.1%}" + (
