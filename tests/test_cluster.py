@@ -6,6 +6,7 @@ import io
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_a_worker_that_dies_loses_no_film_and_makes_none_twice(films, alone, two
     assert lungseg([str(films), str(tmp_path), "--fast", "--ray", machines.address]) == 1
     killer.join(timeout=1)
     assert not killer.is_alive()
-    assert len([one for one in ray_nodes(machines) if one["Alive"]]) == 2
+    assert wait_until(lambda: sum(node["Alive"] for node in ray_nodes(machines)) == 2)
 
     blocks = sorted((tmp_path / PARQUET).iterdir())
     assert [block.name for block in blocks] == [f"{number:06}.parquet" for number in range(3)]
@@ -123,6 +124,14 @@ def assert_same(table: pd.DataFrame, alone: pd.DataFrame) -> None:
     as_csv = io.StringIO(table.drop(columns="seconds").to_csv(index=False))
     found = pd.read_csv(as_csv).set_index("file").loc[alone.index]
     pd.testing.assert_frame_equal(found, alone)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 120) -> bool:
+    """The head of a cluster hears of a death some time after it."""
+    end = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < end:
+        time.sleep(0.2)
+    return held
 
 
 def ray_nodes(machines) -> list[dict]:

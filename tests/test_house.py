@@ -68,7 +68,7 @@ def test_the_package_is_small():
 
 
 def test_the_tests_are_small():
-    assert sum(map(code_lines, (REPOSITORY / "tests").rglob("*.py"))) <= 11700
+    assert sum(map(code_lines, (REPOSITORY / "tests").rglob("*.py"))) <= 11750
 
 
 @pytest.mark.parametrize("top", ["lungseg_utils", "tools"])
