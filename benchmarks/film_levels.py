@@ -20,7 +20,7 @@ from lungseg_utils.errors import MissingInputError, compress_ranges
 from lungseg_utils.files.dicom_greys import _FILM_DEVIATIONS, _FILM_LEVELS, _PERCENTS
 from lungseg_utils.manifest import load_manifest
 from lungseg_utils.preparation.imaging import read_image, read_mask, resize_image
-from lungseg_utils.segment.lungs import label_lungs
+from lungseg_utils.segment.lungs import edge_contact, label_lungs
 from lungseg_utils.segment.postprocess import clean_mask
 
 SIZE = 512
@@ -72,12 +72,13 @@ def levels_of(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return levels.mean(0), levels.std(0)
 
 
-def lungs_of(data: Path | str) -> tuple[np.ndarray, np.ndarray]:
-    """The lungs' share of the film, and left to right, of each training and validation mask."""
+def lungs_of(data: Path | str) -> dict[str, np.ndarray]:
+    """What `segment/lungs.py` holds for usual, of each training and validation mask."""
     pairs = [pair for pair in pair_bundle(data).pairs if pair.case.split in ("train", "val")]
     read = thread_map(lambda pair: label_lungs(clean_mask(read_mask(*pair.masks))), pairs)
     right, left = (np.array([(labels == side).mean() for labels in read]) for side in (1, 2))
-    return right + left, left / right
+    contact = np.array([edge_contact((labels > 0).astype(np.uint8)) for labels in read])
+    return {"share of the film": right + left, "left to right": left / right, "contact": contact}
 
 
 def main() -> int:
@@ -92,7 +93,7 @@ def main() -> int:
     for name, values in zip(("mean", "deviation"), found, strict=True):
         print(f"{name}: {', '.join(f'{value:.1f}' for value in values)}")
     print(f"These are {'' if same else 'NOT '}the constants of lungseg_utils/files/dicom_greys.py.")
-    for name, values in zip(("share of the film", "left to right"), lungs_of(data), strict=True):
+    for name, values in lungs_of(data).items():
         lowest, highest = np.sort(values)[:4].round(3), np.sort(values)[-4:].round(3)
         print(f"{name}: lowest {lowest}, highest {highest} of {len(values)} masks")
     return int(not same)

@@ -83,8 +83,8 @@ class Segmenter:
         Args:
             name_or_folder: One of these names as text, `runs/<name>` of a workspace, or a file of
                 `export_onnx`. A `Path` is never a name.
-            fast: Run this network alone: four times as many films an hour, and no
-                `expected_dice`. A network of one's own has none either.
+            fast: Run this network alone: quicker, four times at 512×512, and no `expected_dice`.
+                A network of one's own has none either.
 
         Raises:
             MissingInputError: No trained run, or no such file, is there.
