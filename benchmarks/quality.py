@@ -38,12 +38,13 @@ from lungseg_utils.segment.network import (
     QUALITY,
     WEIGHTS,
     load_quality,
+    load_shipped,
     read_shipped_index,
 )
+from lungseg_utils.segment.postprocess import Outlines
 from lungseg_utils.segment.quality import (
     LOOK_BELOW,
     MEASURES,
-    Outlines,
     Quality,
     logarithms,
     measure,
@@ -64,7 +65,7 @@ def observe(segmenters: Mapping[str, Segmenter], cases: Cases, outlines: Outline
     """What each network finds in each film, and what speaks against it.
 
     Args:
-        segmenters: Of the three networks, each alone.
+        segmenters: Of the three networks, each alone, and no lung completed.
         cases: At the networks' size.
         outlines: Of lungs.
 
@@ -205,7 +206,7 @@ def made_bad(cases: Cases, hard: bool = False) -> Iterator[tuple[str, Cases]]:
 
 def observe_all(cases: Cases, outlines: Outlines, hard: bool = False) -> pd.DataFrame:
     """`observe` of films sound and made bad, by `condition`."""
-    segmenters = {name: Segmenter.load(name, fast=True) for name in NETWORKS}
+    segmenters = {name: Segmenter(load_shipped(name)) for name in NETWORKS}
     parts = []
     for condition, films in made_bad(cases, hard):
         parts.append(observe(segmenters, films, outlines).assign(condition=condition))

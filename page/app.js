@@ -216,7 +216,7 @@ function described(film) {
   }
   const note = document.createElement("p");
   note.textContent = "Expected by one network and its answer to the mirrored film; the package "
-    + "asks three networks.";
+    + "asks three networks, and completes a lung that is cut off.";
   const downloads = document.createElement("div");
   downloads.className = "downloads";
   for (const kind of ["mask", "labels", "overlay"]) {

@@ -62,13 +62,13 @@ def test_lines_of_code_are_counted_without_words(tmp_path):
 
 def test_the_package_is_small():
     assert len(MODULES) <= 72
-    assert sum(map(code_lines, MODULES)) <= 9250
+    assert sum(map(code_lines, MODULES)) <= 9300
     long = {path.name: n for path in MODULES if (n := len(path.read_text().splitlines())) > 350}
     assert long == {}
 
 
 def test_the_tests_are_small():
-    assert sum(map(code_lines, (REPOSITORY / "tests").rglob("*.py"))) <= 11750
+    assert sum(map(code_lines, (REPOSITORY / "tests").rglob("*.py"))) <= 11800
 
 
 @pytest.mark.parametrize("top", ["lungseg_utils", "tools"])

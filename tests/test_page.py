@@ -13,6 +13,7 @@ from PIL import Image
 from lungseg_utils import Segmenter
 from lungseg_utils.evaluation.metrics import dice
 from lungseg_utils.phantom.film import render_phantom
+from lungseg_utils.segment.network import load_shipped
 from tests.test_dicom import BASELINE, LOSSLESS, content_of, deep, encapsulated, film_of, jpeg
 from tools import page as tool
 
@@ -63,7 +64,7 @@ def page(browser, address):
 
 @pytest.fixture(scope="module")
 def unet() -> Segmenter:
-    return Segmenter.load("unet", fast=True)
+    return Segmenter(load_shipped("unet"))
 
 
 def drawn(seed: int) -> np.ndarray:

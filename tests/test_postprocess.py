@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,15 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from lungseg_utils.errors import LungsegError
-from lungseg_utils.segment.postprocess import clean_mask, doubt, lungs_are_bright, to_mask
+from lungseg_utils.segment.postprocess import (
+    Outlines,
+    clean_mask,
+    disagreement,
+    doubt,
+    lungs_are_bright,
+    missing_lung,
+    to_mask,
+)
 
 EIGHT = np.ones((3, 3))
 masks = arrays(
@@ -94,3 +103,46 @@ def test_doubt_is_the_variance_a_pixel_of_lung():
     unsure[0] = 0
     assert doubt(unsure) == pytest.approx(0.25 * 0.75)
     assert doubt(np.zeros((4, 4), np.float32)) == 0
+
+
+def lungs(width: int = 38, height: int = 100, shift: float = 0, turn: float = 0) -> np.ndarray:
+    mask = np.zeros((256, 256), np.uint8)
+    for side in (-1, 1):
+        middle = round(128 + side * 52 + shift), round(120 + shift)
+        cv2.ellipse(mask, middle, (width, height), 8 * side, 0, 360, 1, -1)
+    if turn:
+        turned = cv2.getRotationMatrix2D((128, 120), turn, 1)
+        mask = cv2.warpAffine(mask, turned, mask.shape, flags=cv2.INTER_NEAREST)
+    return mask
+
+
+@pytest.fixture(scope="module")
+def outlines() -> Outlines:
+    return Outlines.of_masks([lungs(w, h) for w in (30, 36, 42) for h in (80, 95, 110)], 3)
+
+
+@pytest.mark.parametrize("pose", [{}, {"shift": 20}, {"turn": 8}, {"width": 33, "height": 85}])
+def test_usual_lungs_are_found_wherever_and_however_they_lie(outlines, pose):
+    found = outlines.fit(lungs(**pose).astype(np.float32)) > 0
+    assert disagreement(found, lungs(**pose)) < 0.04
+    assert disagreement(found, np.roll(lungs(**pose), 12, axis=1)) > 0.1
+
+
+@pytest.mark.parametrize("cut", [np.s_[150:, :128], np.s_[:115, 128:], np.s_[100:130, :128]])
+def test_a_lung_that_is_cut_off_is_completed(outlines, cut):
+    whole = lungs(shift=6)
+    seen = whole.copy()
+    seen[cut] = 0
+    missing = missing_lung(seen * np.float32(0.9), outlines)
+    completed = clean_mask(seen | to_mask(missing))
+    assert disagreement(completed, whole) < 0.35 * disagreement(clean_mask(seen), whole)
+    # What is a guess stays within the outline.
+    assert (to_mask(missing) > whole).sum() < 0.02 * whole.sum()
+
+
+@given(st.floats(-12, 12), st.floats(-4, 4), st.integers(32, 40), st.integers(85, 105))
+@settings(max_examples=25, deadline=None)
+def test_usual_lungs_and_no_lungs_are_left_as_they_are(outlines, shift, turn, width, height):
+    probability = cv2.GaussianBlur(lungs(width, height, shift, turn).astype(np.float32), (0, 0), 3)
+    assert missing_lung(probability, outlines) is None
+    assert missing_lung(np.zeros_like(probability), outlines) is None

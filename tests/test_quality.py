@@ -19,21 +19,22 @@ from benchmarks.hard import harden
 from lungseg_utils import Segmenter
 from lungseg_utils.__main__ import lungseg
 from lungseg_utils.evaluation.metrics import dice
+from lungseg_utils.files.dicom_header import Header
 from lungseg_utils.files.images import write_png
 from lungseg_utils.phantom.film import render_phantom
 from lungseg_utils.phantom.sets import write_secondary_set
 from lungseg_utils.preparation.cases import Cases
-from lungseg_utils.segment.network import NETWORKS, load_quality
+from lungseg_utils.segment.films import Film
+from lungseg_utils.segment.network import NETWORKS, load_quality, load_shipped
+from lungseg_utils.segment.postprocess import Outlines, disagreement, signed_distance
 from lungseg_utils.segment.quality import (
     LOOK_BELOW,
     MEASURES,
-    Outlines,
     Quality,
-    disagreement,
     logarithms,
     measure,
-    signed_distance,
 )
+from lungseg_utils.segment.segmenter import COMPLETED
 
 masks = arrays(np.uint8, (6, 7), elements=st.integers(0, 1))
 
@@ -85,6 +86,8 @@ def test_outlines_are_the_main_components_of_what_they_learn_from():
         mask[20 : 25 + 5 * number, 40:48] = 0
     whole = Outlines.of_masks(known, len(known))
     assert max(whole.distance(mask) for mask in known) < 1e-5
+    offsets = np.array([signed_distance(mask) for mask in known]) - whole.mean
+    np.testing.assert_allclose(whole.spread, (offsets @ whole.components.T).std(axis=0), atol=1e-3)
 
     # With fewer, what is left is what least squares leave.
     few = Outlines.of_masks(known, 2)
@@ -216,7 +219,7 @@ def test_the_command_says_of_a_film_what_the_benchmark_does(tmp_path):
     images, lungs = (np.stack(one) for one in zip(*drawn, strict=True))
     sound = Cases(images, lungs.max(axis=1), pd.DataFrame({"image_id": ["one", "two"]}), "")
     judged, quality = {}, load_quality()
-    segmenters = {name: Segmenter.load(name, fast=True) for name in NETWORKS}
+    segmenters = {name: Segmenter(load_shipped(name)) for name in NETWORKS}
     for condition, cases in {"sound": sound, "intensive": harden(sound, "intensive")}.items():
         rows = benchmark.observe(segmenters, cases, quality.outlines)
         rows = rows.query("network == 'unet'").assign(condition="sound")
@@ -230,6 +233,27 @@ def test_the_command_says_of_a_film_what_the_benchmark_does(tmp_path):
 
     table = pd.read_csv(tmp_path / "out/lungs.csv").set_index("file")
     assert table[["expected_dice", "look"]].apply(tuple, axis=1).to_dict() == judged
+
+
+def test_a_lung_that_the_network_cuts_off_is_completed_and_to_be_looked_at():
+    image, lungs = render_phantom(np.random.default_rng(4), (512, 512))
+    whole = Cases(image[None], np.max(lungs, axis=0)[None], pd.DataFrame({"image_id": ["d"]}), "")
+    hidden = harden(whole, "grafted")
+    film = cv2.resize(hidden.images[0], (800, 900), interpolation=cv2.INTER_CUBIC)
+    truth = cv2.resize(hidden.masks[0], (800, 900), interpolation=cv2.INTER_NEAREST)
+
+    alone = Segmenter(load_shipped("unetpp")).segment(film)
+    completed = Segmenter.load("unetpp", fast=True).segment(film)
+
+    assert dice(completed.mask, truth) > dice(alone.mask, truth) + 0.05
+    assert (alone.mask <= completed.mask).all()
+    np.testing.assert_array_equal(alone.probability, completed.probability)
+    assert completed.look == COMPLETED
+    np.testing.assert_array_equal(Segmenter.load("unetpp").segment(film).mask, completed.mask)
+    # Seen from behind, as its file may say.
+    mirrored = Film(np.ascontiguousarray(film[:, ::-1]), "mirrored", Header(orientation=("R", "F")))
+    found = Segmenter.load("unetpp", fast=True).segment(mirrored)
+    np.testing.assert_array_equal(found.mask, completed.mask[:, ::-1])
 
 
 def test_what_is_no_frontal_chest_film_is_to_be_looked_at(tmp_path):

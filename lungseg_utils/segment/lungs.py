@@ -68,7 +68,8 @@ class Segmentation:
             obeyed, so that its lungs are bright; they were then found on its inverse.
         expected_dice: In [0, 1], how well the mask would agree with a reader's; None where other
             networks were not asked.
-        doubts: What they, and the mask's outline, have against it; empty where nothing.
+        doubts: What they, and the mask's outline, have against it, and whether part of it is a
+            guess; empty where nothing.
     """
 
     film: Film
@@ -133,9 +134,8 @@ class Segmentation:
     def look(self) -> str:
         """Why somebody should look at the mask; empty where nothing is unusual."""
         right, left = (int((self.labels == label).sum()) for label in (RIGHT, LEFT))
-        return (
-            _unusual(self.lung_fraction, left / right if right else 0.0, self.mask) or self.doubts
-        )
+        unusual = _unusual(self.lung_fraction, left / right if right else 0.0, self.mask)
+        return "; ".join(filter(None, (unusual, self.doubts)))
 
     @property
     def lung_fraction(self) -> float:

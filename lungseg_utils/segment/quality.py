@@ -15,12 +15,11 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
-from lungseg_utils.segment.postprocess import doubt
+from lungseg_utils.segment.postprocess import Outlines, disagreement, doubt
 
-_OUTLINES = ("mean", "components")
+_OUTLINES = ("mean", "components", "spread")
 _FITTED = ("weights", "scores", "dices", "farthest")
 LOOK_BELOW = 0.9
 """Masks of a lower expected Dice are to be looked at."""
@@ -31,58 +30,8 @@ MEASURES = {
     "doubt": "the network is undecided",
     "outline": "the outline is unlike that of lungs",
 }
-# Outlines are compared on a grid of this side, each mask's box within a margin.
-_GRID, _MARGIN = 32, 4
 # Below this, measures say nothing: masks drawn twice by one reader differ by more.
 _LEAST = 0.005
-
-
-@dataclass(frozen=True)
-class Outlines:
-    """Usual outlines of both lungs: signed distances that `components` vary about a `mean`.
-
-    Args:
-        mean: float32 (n,).
-        components: float32 (k, n), orthonormal.
-    """
-
-    mean: np.ndarray
-    components: np.ndarray
-
-    @classmethod
-    def of_masks(cls, masks: Sequence[np.ndarray], count: int = 12) -> Outlines:
-        """Learn them from masks: the main components of their signed distances."""
-        distances = np.array([signed_distance(mask) for mask in masks])
-        mean = distances.mean(axis=0)
-        _, _, components = np.linalg.svd(distances - mean, full_matrices=False)
-        return cls(mean, components[:count])
-
-    def distance(self, mask: np.ndarray) -> float:
-        """How far a mask's outline is from the nearest usual one, as a share of the box's side."""
-        offset = signed_distance(mask) - self.mean
-        left = offset - (self.components @ offset) @ self.components
-        return float(np.sqrt(np.mean(left**2)))
-
-
-def signed_distance(mask: np.ndarray) -> np.ndarray:
-    """Distances to a mask's outline, positive inside, on a grid that fits its bounding box.
-
-    Args:
-        mask: uint8 {0, 1} (H, W).
-
-    Returns:
-        float32 (n,), in sides of the box, cut at a quarter of it; of an empty mask all negative.
-    """
-    left, top, width, height = cv2.boundingRect(mask)
-    if not width:
-        return np.full(_GRID**2, -0.25, np.float32)
-    side = _GRID - 2 * _MARGIN
-    box = mask[top : top + height, left : left + width] * np.float32(255)
-    box = cv2.resize(box, (4 * side, 4 * side), interpolation=cv2.INTER_AREA) > 127
-    box = np.pad(box.astype(np.uint8), 4 * _MARGIN)
-    inside, outside = (cv2.distanceTransform(part, cv2.DIST_L2, 5) for part in (box, 1 - box))
-    fine = np.clip((inside - outside) / (4 * side), -0.25, 0.25)
-    return cv2.resize(fine, (_GRID, _GRID), interpolation=cv2.INTER_AREA).ravel()
 
 
 def measure(
@@ -112,12 +61,6 @@ def measure(
             outlines.distance(mask),
         ]
     )
-
-
-def disagreement(first: np.ndarray, second: np.ndarray) -> float:
-    """One less Dice of two masks: the pixels of only one of them, of all pixels of both."""
-    pixels = np.count_nonzero(first) + np.count_nonzero(second)
-    return np.count_nonzero(first != second) / pixels if pixels else 0.0
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,13 @@ from lungseg_utils.segment.outputs import (
     save_results,
     write_gallery,
 )
-from lungseg_utils.segment.postprocess import clean_mask, doubt, lungs_are_bright, to_mask
+from lungseg_utils.segment.postprocess import (
+    clean_mask,
+    doubt,
+    lungs_are_bright,
+    missing_lung,
+    to_mask,
+)
 from lungseg_utils.segment.quality import Quality, measure
 
 if TYPE_CHECKING:
@@ -38,8 +44,9 @@ if TYPE_CHECKING:
 TABLE = "lungs.csv"
 REPORT = "run.json"
 _FORMER_TABLE = "segmented.csv"  # of an earlier version
+COMPLETED = "part of a lung is a guess by its shape"
 # Raised whenever the same network would find another mask in the same film.
-_VERSION = 3
+_VERSION = 4
 
 
 class Segmenter:
@@ -51,7 +58,8 @@ class Segmenter:
 
     Args:
         run: A trained run, or shipped weights; its size and preprocessing are replayed.
-        quality: Says how far a mask can be trusted; None leaves that out.
+        quality: Knows the usual shape of lungs, by which a lung that is cut off is completed, and
+            with `others` says how far a mask can be trusted; None leaves both out.
         others: The two networks of the same size that it asks.
     """
 
@@ -97,9 +105,10 @@ class Segmenter:
         word = path.name == str(name_or_folder) and not path.exists() and path.suffix != ".onnx"
         if isinstance(name_or_folder, str) and (name_or_folder in SHIPPED or word):
             run = load_shipped(name_or_folder)
-            if fast or name_or_folder not in NETWORKS:
+            if name_or_folder not in NETWORKS:
                 return cls(run)
-            others = [load_shipped(name) for name in NETWORKS if name != name_or_folder]
+            asked = () if fast else NETWORKS
+            others = [load_shipped(name) for name in asked if name != name_or_folder]
             return cls(run, load_quality(), others)
         if path.suffix == ".onnx":
             return cls(load_onnx(path))
@@ -114,6 +123,8 @@ class Segmenter:
         the probability goes back to the film's own size and is thresholded there. Where a network
         that knows inverted films from its training finds lungs brighter than what lies around
         them, the inverse is predicted too, and the answer is taken of which the network is surer.
+        A lung that a shipped network cuts off is completed by the usual shape of lungs; `look` says
+        so, and `probability` stays what the network says.
 
         Args:
             image: A film: as `read_film` returns it or takes it, a file or an array:
@@ -173,14 +184,18 @@ class Segmenter:
         small = resize_image(np.ascontiguousarray(upright), self.run.config.size)
         coarse, inverted = self._predict(small)
         height, width = upright.shape
-        mask = clean_mask(to_mask(resize_probability(coarse, (width, height))))
-        mask = np.ascontiguousarray(turn_back(mask, film.header.orientation))
-        judged = self._judge(255 - small if inverted else small, coarse)
-        return Segmentation(film, coarse, mask, inverted, *judged)
+        mask = to_mask(resize_probability(coarse, (width, height)))
+        missing = self.quality and missing_lung(coarse, self.quality.outlines)
+        if missing is not None:
+            mask |= to_mask(resize_probability(missing, (width, height)))
+        mask = np.ascontiguousarray(turn_back(clean_mask(mask), film.header.orientation))
+        expected, doubts = self._judge(255 - small if inverted else small, coarse)
+        doubts = [doubts, "" if missing is None else COMPLETED]
+        return Segmentation(film, coarse, mask, inverted, expected, "; ".join(filter(None, doubts)))
 
     def _judge(self, small: np.ndarray, probability: np.ndarray) -> tuple[float | None, str]:
         """The Dice to be expected, and what speaks against the mask where that is low."""
-        if self.quality is None:
+        if not self._asked:
             return None, ""
         mirrored = predict_images(self.run, self._predictor, small[None, :, ::-1])[0, :, ::-1]
         found = [probability, mirrored]
@@ -201,6 +216,7 @@ class Segmenter:
             "preprocessing": config.preprocessing.to_dict(),
             "knows_inverted_films": self._knows_inverted_films,
             "quality_sha256": self.quality and self.quality.sha256,
+            "asked": [other.name for other in self.others],
         }
 
     def _predict(self, small: np.ndarray) -> tuple[np.ndarray, bool]:
