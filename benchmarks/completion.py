@@ -3,7 +3,7 @@
     python -m benchmarks.completion --workspace W [--external JSRT]
 
 On the validation cases, sound, corrupted and hard, on which its limits were chosen; then on the
-test cases and an external set, sound. Writes `completion.csv`. Each network takes five minutes.
+test cases and an external set, sound. Writes `completion.csv`. A network takes three minutes.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def main() -> None:
         for (group, name), parts in found.items()
     ]
     table = pd.DataFrame(rows).round(4)
+    weights = {name: one.run.record["sha256"][:12] for name, one in segmenters.items()}
+    table.insert(2, "weights", table["network"].map(weights))
     write_atomically(TABLE, lambda path: table.to_csv(path, index=False))
     print(table.to_string(index=False))
 

@@ -70,7 +70,7 @@ def test_figures_keep_questionable_masks_and_kinds_of_films_apart(monkeypatch):
     ] * len(HARD)
 
 
-@pytest.mark.parametrize("table", ["half_precision.csv", "validation.csv"])
+@pytest.mark.parametrize("table", ["half_precision.csv", "validation.csv", "completion.csv"])
 def test_tables_of_the_shipped_weights_are_of_those_shipped_now(table):
     recorded = pd.read_csv(choices.TABLE.with_name(table)).set_index("network")["weights"]
     shipped = read_json(WEIGHTS / INDEX)

@@ -25,7 +25,7 @@ _FITTED_SIDE = 48
 _BLUR = 0.02  # of a fitted outline, in sides of the box
 # Chosen on validation films (`python -m benchmarks.completion`): lungs of a mask this far from
 # usual outlines are fitted, and it is completed where it differs by so much from the fit, to so far
-# within the fit. Of the sound films none is.
+# within the fit. No sound film is completed.
 _UNUSUAL_OUTLINE, _CUT_OFF, _WITHIN = 0.015, 0.09, 0.0125
 
 
@@ -171,21 +171,15 @@ class Outlines:
         def miss(pose: np.ndarray) -> np.ndarray:
             off = np.tanh(self._at(pose, _FITTED_SIDE) / _BLUR) - target
             off = np.where(off > 0, 0.7 * off, off) * certain
-            return np.concatenate([off.ravel(), 0.9 * pose[5:]])
+            missed = np.concatenate([off.ravel(), 0.9 * pose[5:]])
+            # Cauchy's loss, as a part that is hidden is far off whatever the shape.
+            return np.copysign(np.sqrt(np.log1p((2 * missed) ** 2)), missed)
 
         box = np.array(cv2.boundingRect(to_mask(probability))) / len(probability)
         start = [*(box[:2] + box[2:] / 2), *np.log(box[2:]), 0, *np.zeros_like(self.spread)]
         step = np.r_[0.05, 0.05, np.full(3, 0.1), np.ones_like(self.spread)]
-        found = least_squares(
-            miss,
-            start,
-            x_scale=step,
-            loss="cauchy",
-            f_scale=0.5,
-            diff_step=1e-3,
-            max_nfev=15,
-            tr_solver="lsmr",
-        )
+        # MINPACK, as the others' linear algebra runs on all cores, and many films at a time stall.
+        found = least_squares(miss, start, x_scale=step, method="lm", diff_step=1e-3, max_nfev=300)
         return self._at(found.x, len(probability))
 
     def _at(self, pose: np.ndarray, side: int) -> np.ndarray:
