@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import choices
+from benchmarks import choices, completion
 from benchmarks.corruptions import CORRUPTIONS
 from benchmarks.hard import HARD
 from lungseg_utils.files.records import read_json
@@ -97,3 +97,12 @@ def test_the_table_in_the_repository_is_as_the_script_writes_it():
         for mean, kinds in (("corrupted", CORRUPTIONS), ("hard", HARD)):
             expected = sum(row[name] for name in kinds) / len(kinds)
             assert row[mean] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_completing_changes_is_counted_of_completed_films_alone():
+    found = completion.figures(np.array([[0.7, 0.9, 1], [0.8, 0.75, 1], [0.95, 0.95, 0]]))
+    assert (found["films"], found["completed"]) == (3, 2)
+    assert (found["alone_min"], found["whole_min"]) == (0.7, 0.75)
+    changes = found["change"], found["worst"], found["best"]
+    assert changes == pytest.approx((0.075, -0.05, 0.2))
+    assert "change" not in completion.figures(np.array([[0.9, 0.9, 0]]))
