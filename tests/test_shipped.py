@@ -288,9 +288,8 @@ def test_a_film_and_its_small_copy_get_the_same_lungs(shared_data, name):
     for original in originals[list(NETWORKS).index(name) :: len(NETWORKS)]:
         film = segmenter.segment(original).mask
         copy = segmenter.segment(shared_data / "nlm512" / "CXR_png" / original.name).mask
-        # An effusion leaves nothing to see of one patient's bases: there the outline is a guess.
-        effusion = original.stem in ("MCUCXR_0258_1", "MCUCXR_0309_1", "MCUCXR_0311_1")
-        least = 0.985 if effusion else 0.994
+        # An effusion leaves nothing to see of two films' bases: there the outline is a guess.
+        least = 0.985 if original.stem in ("MCUCXR_0309_1", "MCUCXR_0311_1") else 0.994
         assert dice(resize_mask(film, 512), copy) >= least, original.name
 
 
