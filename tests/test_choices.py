@@ -106,3 +106,14 @@ def test_what_completing_changes_is_counted_of_completed_films_alone():
     changes = found["change"], found["worst"], found["best"]
     assert changes == pytest.approx((0.075, -0.05, 0.2))
     assert "change" not in completion.figures(np.array([[0.9, 0.9, 0]]))
+
+
+def test_questionable_masks_are_left_out_or_shown_half_as_often():
+    cases = make_cases([lungs()] * 3, questionable_mask=[0, 1, 0], split=["train"] * 3)
+    shown = {
+        choice: list(choices.training_cases(f"questionable masks {choice}", cases).ids)
+        for choice in ("left out", "half as often")
+    }
+    first, questionable, last = cases.ids
+    assert shown["left out"] == [first, last]
+    assert sorted(shown["half as often"]) == sorted([first, first, questionable, last, last])

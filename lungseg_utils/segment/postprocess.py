@@ -23,9 +23,9 @@ _SURROUNDINGS = 1 / 16
 _GRID, _MARGIN = 32, 4
 _FITTED_SIDE = 48
 _BLUR = 0.02  # of a fitted outline, in sides of the box
-# Chosen on validation films (`python -m benchmarks.completion`): lungs of a mask this far from
-# usual outlines are fitted, and it is completed where it differs by so much from the fit, to so far
-# within the fit. No sound film is completed.
+# Chosen on validation films: lungs of a mask this far from usual outlines are fitted, and it is
+# completed where it differs by so much from the fit, to so far within the fit. What that changes is
+# said by `python -m benchmarks.completion`: of sound films nothing.
 _UNUSUAL_OUTLINE, _CUT_OFF, _WITHIN = 0.015, 0.09, 0.0125
 
 
